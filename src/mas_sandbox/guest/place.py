@@ -1,0 +1,168 @@
+"""One path of one call: the grant it falls under, and the way from there."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mas_sandbox.wire.isolation import WORKSPACE
+
+from .tools import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .beneath import Opener
+
+_MAX_LINKS = 40
+
+
+class Place:
+    """As a context it holds the descriptor of the grant's root, and turns every OSError
+    into a ToolFailure that names the path as the caller spelt it.
+
+    `guarded`: a read-only grant lies beneath this one, and the path is to be written.
+    Then neither links nor `..` are followed, so that the text of the path is where it
+    leads, and it cannot lead in there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        absolute: str,
+        grant: str,
+        read_only: bool,
+        guarded: bool,
+        workspace: str,
+        opener: Opener | None,
+    ) -> None:
+        self.read_only = read_only
+        self._path = path
+        self._absolute = absolute
+        self._relative = absolute[len(grant) :].lstrip("/") or "."
+        self._grant = grant
+        self._guarded = guarded
+        self._workspace = workspace
+        self._opener = opener
+
+    def __enter__(self) -> None:
+        from . import beneath  # ctypes: see there
+
+        self._beneath = beneath
+        self._open = self._opener or beneath.open_beneath
+        if self._guarded and ".." in self._relative.split("/"):
+            raise self._invalid("must not hold '..': a read-only path lies nearby")
+        try:
+            self._root = self._open_root()
+        except OSError as error:
+            raise ToolFailure(
+                f"the granted path {self._grant or '/'} is no directory that can be opened: "
+                f"{os.strerror(error.errno or 0)}"
+            ) from error
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        os.close(self._root)
+        if isinstance(error, OSError):
+            raise self._worded(error) from error
+
+    def open(self, flags: int) -> int:
+        return self._open_relative(self._relative, flags)
+
+    def open_parent(self, create: bool = False, follow: bool = True) -> tuple[int, str]:
+        """The directory that holds the last component, and that component, which is not a
+        link. Where it is one and `follow`, the same for what it leads to: each step is
+        opened beneath the root again. `create`: make directories that are missing.
+        """
+        relative = self._relative
+        for _ in range(_MAX_LINKS):
+            head, _, name = relative.rpartition("/")
+            if name in ("", ".", ".."):
+                raise self._invalid("names a directory or a granted path itself")
+            parent = self._open_or_make(head) if create else self._open_directory(head)
+            target = self._beneath.link_target(parent, name) if follow else None
+            if target is None:
+                return parent, name
+            os.close(parent)
+            if self._guarded:
+                break
+            if target.startswith("/"):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            relative = f"{head}/{target}" if head else target
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def refuse_to_lose(self, grants: list[str]) -> None:
+        """Raises ToolFailure where deleting this path would delete a granted one."""
+        names = [name for name in self._absolute.split("/") if name not in ("", ".")]
+        target = "/".join(["", *names])
+        for grant in grants:
+            if f"{grant}/".startswith(f"{target}/"):
+                raise self._invalid(f"cannot be deleted: {grant or '/'} is a granted path")
+
+    def _open_root(self) -> int:
+        """Links on the way to a grant are refused: who made them is not known."""
+        inside = f"{self._grant}/".startswith(f"{WORKSPACE}/")
+        base, below = (self._workspace, self._grant[len(WORKSPACE) :]) if inside else ("/", self._grant)
+        directory = self._beneath.DIRECTORY
+        root = os.open(base, directory | os.O_CLOEXEC)
+        if not below:
+            return root
+        try:
+            return self._open(root, below.lstrip("/"), directory, symlinks=False)
+        finally:
+            os.close(root)
+
+    def _open_relative(self, relative: str, flags: int) -> int:
+        return self._open(self._root, relative, flags, symlinks=not self._guarded)
+
+    def _open_directory(self, relative: str) -> int:
+        return self._open_relative(relative or ".", self._beneath.DIRECTORY)
+
+    def _open_or_make(self, relative: str) -> int:
+        try:
+            return self._open_directory(relative)
+        except FileNotFoundError:
+            names = relative.split("/")
+        parent = self._open_directory(".")
+        for count, name in enumerate(names, 1):
+            above = parent
+            try:
+                parent = self._open_or_make_one("/".join(names[:count]), above, name)
+            finally:
+                os.close(above)
+        return parent
+
+    def _open_or_make_one(self, relative: str, above: int, name: str) -> int:
+        try:
+            return self._open_directory(relative)
+        except FileNotFoundError:
+            pass
+        try:
+            os.mkdir(name, dir_fd=above)
+        except FileExistsError:
+            pass  # someone else's, or a dangling link: the open tells
+        return self._open_directory(relative)
+
+    def _worded(self, error: OSError) -> ToolFailure:
+        match error.errno:
+            case errno.EXDEV:
+                return self._invalid(f"leads outside {self._grant or '/'}")
+            case errno.ELOOP if self._guarded:
+                return self._invalid("goes through a symbolic link; name its target instead")
+            case errno.ELOOP:
+                return self._invalid("goes through too many symbolic links")
+            case errno.ENAMETOOLONG:
+                return self._invalid("is too long")
+            case errno.ENXIO:
+                reason = "a FIFO, a socket or a device, not a regular file"
+            case errno.ENOTEMPTY:
+                reason = "the directory is not empty; set recursive to delete all it holds"
+            case number:
+                reason = os.strerror(number or 0)
+        return ToolFailure(f"{shown(self._path)}: {reason}")
+
+    def _invalid(self, what: str) -> ToolFailure:
+        return ToolFailure(f"path {shown(self._path)} {what}", "invalid_request")
+
+
+def shown(path: str) -> str:
+    """The path as a message names it: quoted, on one line, at most 200 characters."""
+    return repr(path if len(path) <= 200 else f"{path[:200]}...")

@@ -1,0 +1,79 @@
+"""The built-in tools by name. Importing this costs next to nothing; `load` imports the rest."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mas_sandbox.guest.files import Files
+
+    Function = Callable[[dict[str, Any], Files], Any]
+    Program = Callable[[dict[str, Any], Files], tuple[list[str], list[int]]]
+
+# Tool -> the module beside this file that has a function of the tool's name.
+_FUNCTIONS = {
+    "calculator": "calculator",
+    "edit_file": "writing",
+    "file_system": "file_system",
+    "glob": "search",
+    "grep": "search",
+    "list_dir": "listing",
+    "read_file": "reading",
+    "write_file": "writing",
+}
+_PROGRAMS = {"bash": "programs", "python": "programs"}
+
+NAMES: list[str] = sorted(_FUNCTIONS | _PROGRAMS)
+
+
+class ToolFailure(Exception):
+    """A tool's own report of a failure.
+
+    `code` is the value of a wire ErrorCode out of `messages.GUEST_CODES`:
+    `invalid_request` for arguments that cannot be served, `tool_failed` for work
+    that did not succeed. `message` says what to do next and names paths as the
+    caller spelt them.
+    """
+
+    def __init__(self, message: str, code: str = "tool_failed") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Tool:
+    """A function tool has `run`, (arguments, files) -> JSON value, and no program.
+
+    Otherwise `program` is (arguments, files) -> (argv, descriptors to keep open across
+    exec). Both are called in the call's own process, whose directory `program` may
+    change, and both raise ToolFailure.
+    """
+
+    __slots__ = ("name", "program", "run")
+
+    def __init__(
+        self, name: str, *, run: Function | None = None, program: Program | None = None
+    ) -> None:
+        self.name = name
+        self.program = program
+        if run is not None:
+            self.run = run
+
+
+def load(name: str) -> Tool:
+    """Import what `name` needs, once per process: before the fork, so that no call pays.
+
+    Raises KeyError for a name that is not built in.
+    """
+    if name in _PROGRAMS:
+        return Tool(name, program=_implementation(_PROGRAMS[name], name))
+    function = _implementation(_FUNCTIONS[name], name)
+    if name != "calculator":
+        __import__("mas_sandbox.guest.beneath")
+    return Tool(name, run=function)
+
+
+def _implementation(module: str, name: str) -> Any:
+    return getattr(__import__(f"{__name__}.{module}", fromlist=[name]), name)

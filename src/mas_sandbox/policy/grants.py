@@ -1,0 +1,145 @@
+"""What a policy grants of the file system and the network, and how a grant covers another."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+MAX_PATH = 4096
+MAX_GRANTS = 256
+DEFAULT_PORTS = (443,)
+
+
+def _normalised(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"{path[:80]!r} is not absolute; begin it with '/'")
+    if "\0" in path or len(path) > MAX_PATH:
+        raise ValueError(f"a path holds no NUL and at most {MAX_PATH} characters")
+    # normpath keeps a leading "//", which POSIX leaves to the system to interpret.
+    normal = "/" + posixpath.normpath(path).lstrip("/")
+    if path != normal:
+        raise ValueError(f"{path[:80]!r} is not normalised; write {normal[:80]!r}")
+    return path
+
+
+AbsolutePath = Annotated[str, AfterValidator(_normalised)]
+"""An absolute path without `.`, `..`, empty parts or a trailing slash."""
+
+
+def beneath(path: str, root: str) -> bool:
+    """Whether the normalised `path` is `root` or inside it (`/ws-evil` is not in `/ws`)."""
+    return path == root or path.startswith(root if root == "/" else root + "/")
+
+
+class PathGrant(BaseModel):
+    """What tools may do beneath one path of the sandbox.
+
+    `host`: the host directory that appears there, None for the sandbox's own. Of
+    nested grants the deepest counts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: AbsolutePath
+    mode: Literal["ro", "rw"] = "ro"
+    host: AbsolutePath | None = None
+
+
+def covering(path: str, grants: tuple[PathGrant, ...]) -> PathGrant | None:
+    """The deepest grant that `path` is beneath."""
+    over = [grant for grant in grants if beneath(path, grant.path)]
+    return max(over, key=lambda grant: len(grant.path), default=None)
+
+
+def _host_pattern(text: str) -> str:
+    name = text.lower()
+    suffix = name.removeprefix("*.")
+    labels = suffix.split(".")
+    if len(suffix) > 253 or not all(_is_label(label) for label in labels):
+        raise ValueError(
+            f"{text[:80]!r} is not a host name; write 'api.example.org' or '*.example.org', "
+            "international names as 'xn--...', without port, scheme or trailing dot"
+        )
+    # inet_aton and URL parsers read a last label such as 1 or 0x7f as an IPv4 address.
+    if labels[-1].isdigit() or labels[-1].startswith("0x"):
+        raise ValueError(f"{text[:80]!r} is an address, not a name; put it under 'cidrs'")
+    if suffix != name and len(labels) < 2:
+        raise ValueError(f"{text[:80]!r} covers a whole top-level domain; name a domain below it")
+    return name
+
+
+def _is_label(label: str) -> bool:
+    return (
+        0 < len(label) <= 63
+        and label.isascii()
+        and label.replace("-", "a").replace("_", "a").isalnum()
+        and not label.startswith("-")
+        and not label.endswith("-")
+    )
+
+
+def _block(text: str) -> str:
+    import ipaddress  # not everyone mentions addresses, everyone pays for start-up
+
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:80]!r} is not an address block: {error}") from error
+    if network.prefixlen == 0:
+        raise ValueError(f"{text!r} covers every address; name the blocks that are needed")
+    return str(network)
+
+
+class NetworkPolicy(BaseModel):
+    """Where connections may go; without hosts and cidrs: nowhere.
+
+    `hosts`: names, or `*.` before a domain for every name below it (not the domain
+    itself); `cidrs`: blocks that may be dialled by address; `ports`: TCP ports of
+    both, inherited where None, and 443 where nobody said.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hosts: tuple[Annotated[str, AfterValidator(_host_pattern)], ...] = Field(
+        default=(), max_length=MAX_GRANTS
+    )
+    cidrs: tuple[Annotated[str, AfterValidator(_block)], ...] = Field(
+        default=(), max_length=MAX_GRANTS
+    )
+    ports: tuple[Annotated[int, Strict(), Field(ge=1, le=65_535)], ...] | None = Field(
+        default=None, max_length=MAX_GRANTS
+    )
+
+    @property
+    def allowed_ports(self) -> tuple[int, ...]:
+        return DEFAULT_PORTS if self.ports is None else self.ports
+
+    @property
+    def reaches_nothing(self) -> bool:
+        return not (self.hosts or self.cidrs) or not self.allowed_ports
+
+    @classmethod
+    def nowhere(cls) -> Self:
+        return cls()
+
+
+def host_covered(pattern: str, by: str) -> bool:
+    """Whether every name that `pattern` matches is matched by `by` too (both lower case)."""
+    if pattern == by:
+        return True
+    # The dot is kept: `evil-example.org` is not below `*.example.org`.
+    return by.startswith("*.") and pattern.removeprefix("*").endswith(by[1:]) and pattern != by[2:]
+
+
+def cidr_covered(block: str, by: str) -> bool:
+    """Whether the address block `block` lies inside `by`."""
+    import ipaddress
+
+    inner, outer = ipaddress.ip_network(block), ipaddress.ip_network(by)
+    if isinstance(inner, ipaddress.IPv4Network) and isinstance(outer, ipaddress.IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, ipaddress.IPv6Network) and isinstance(outer, ipaddress.IPv6Network):
+        return inner.subnet_of(outer)
+    return False

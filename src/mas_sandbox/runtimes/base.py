@@ -1,0 +1,139 @@
+"""The contract of a runtime: a wall around a toolrunner, and the channel through it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+from mas_sandbox.wire.isolation import Isolation
+
+if TYPE_CHECKING:
+    from mas_sandbox.wire.messages import Call
+
+    from .channel import Channel
+    from .outcome import CallOutcome
+
+_OUT_OF_MEMORY = (
+    "ended at the memory limit; files under /workspace, /tmp and /dev/shm count too "
+    "where scratch space is held in memory. Raise mem_mb or use less"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStatus:
+    """Whether a control can be enforced on this host, by what, and if not, the mend."""
+
+    enforced: bool
+    mechanism: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a runtime found out about this host by trying.
+
+    `reason` and `mend`: why it is unavailable and the command that would change
+    that, empty where it is available. A control that is missing from `controls`
+    cannot be enforced.
+    """
+
+    available: bool
+    version: str = ""
+    reason: str = ""
+    mend: str = ""
+    controls: Mapping[Control, ControlStatus] = field(default_factory=dict)
+
+    @property
+    def enforced(self) -> frozenset[Control]:
+        return frozenset(name for name, status in self.controls.items() if status.enforced)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a sandbox is built with. Equal specs make interchangeable sandboxes.
+
+    A limit of None is not asked for, and left to the runtime's own bound.
+    `env`: (name, value) pairs, sorted; `extensions`: (file name, Python source)
+    of the operator's tools; `cpus`: processors' worth of time, may be fractional.
+    """
+
+    mem_mb: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    disk_mb: int | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    extensions: tuple[tuple[str, str], ...] = ()
+
+
+class Sandbox(abc.ABC):
+    """A started sandbox. Leaving its context leaves nothing of it behind."""
+
+    id: str
+    channel: Channel
+    enforced: frozenset[Control]
+
+    @abc.abstractmethod
+    async def stop(self) -> None:
+        """End every process and remove every trace. Safe to call twice; never raises
+        for a sandbox that is already dead."""
+
+    @abc.abstractmethod
+    def oom_kills(self) -> int:
+        """How many processes have been ended at the memory limit so far."""
+
+    async def run(self, call: Call) -> CallOutcome:
+        """Run one call; several may run at once. Cancelling the caller cancels the call.
+
+        Raises SandboxError when the sandbox did not live to answer (`guest_lost`,
+        `guest_protocol_error`, `out_of_memory`) or not in time (`timeout`).
+        """
+        before = self.oom_kills()
+        try:
+            outcome = await self.channel.call(call)
+        except SandboxError as error:
+            if error.code is ErrorCode.GUEST_LOST and self.oom_kills() > before:
+                raise SandboxError(ErrorCode.OUT_OF_MEMORY, _OUT_OF_MEMORY) from error
+            raise
+        if outcome.exit_code != 0 and self.oom_kills() > before:
+            return replace(outcome, code=ErrorCode.OUT_OF_MEMORY, message=_OUT_OF_MEMORY)
+        return outcome
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+class Runtime(abc.ABC):
+    """One kind of wall."""
+
+    name: str
+    isolation: Isolation
+
+    @abc.abstractmethod
+    async def probe(self) -> Probe:
+        """Find out what this host can enforce, by trying it; the result is kept."""
+
+    @abc.abstractmethod
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox whose toolrunner has answered.
+
+        Raises SandboxError: `policy_unenforceable` for a limit this host cannot
+        enforce, `sandbox_crash` when it does not come up; in both cases nothing is
+        left behind.
+        """
+
+    async def close(self) -> None:
+        """Release what the runtime itself holds. Its sandboxes are stopped before."""
+        return

@@ -1,0 +1,268 @@
+"""The host's end of the channel: many calls at once over one byte stream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from typing import Any, cast
+
+from mas_sandbox.wire import strict_json
+from mas_sandbox.wire.credit import ReceiveCredit
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+from mas_sandbox.wire.frames import (
+    FROM_GUEST,
+    FrameParser,
+    Kind,
+    ProtocolError,
+    encode,
+)
+from mas_sandbox.wire.messages import Call, Hello, Result, Welcome
+
+from .outcome import CallOutcome
+
+GRACE_S = 1.0
+"""How long past a call's deadline, or past CANCEL, the guest may take to answer."""
+HEARTBEAT_S = 5.0
+"""While calls run, a PING goes out this often; three in a row unanswered lose the guest."""
+
+
+class _Stream:
+    """One call in flight, from the host's side."""
+
+    __slots__ = ("abandoned", "credit", "output", "remaining", "result")
+
+    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+        self.output = {
+            Kind.STDOUT: bytearray(),
+            Kind.STDERR: bytearray(),
+            Kind.VALUE: bytearray(),
+        }
+        self.remaining = call.output_bytes
+        self.credit = ReceiveCredit()
+        self.result: asyncio.Future[Result] = loop.create_future()
+        self.abandoned = False
+
+    def take(self, kind: Kind, payload: bytes) -> bytes | None:
+        """Keep output; returns the credit to give back, if any is due."""
+        self.credit.received(len(payload))
+        self.remaining -= len(payload)
+        if self.remaining < 0:
+            raise ProtocolError("output beyond the call's limit")
+        if not self.abandoned:
+            self.output[kind] += payload
+        return self.credit.consumed(len(payload))
+
+
+class Channel(asyncio.Protocol):
+    """Speaks to one toolrunner. Everything it says is checked; the first broken rule
+    drops the connection and fails every call with `guest_protocol_error`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = FrameParser(FROM_GUEST)
+        self._streams: dict[int, _Stream] = {}
+        self._last_stream = 0
+        self._transport: asyncio.Transport | None = None
+        self._hello: asyncio.Future[Hello] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._unanswered = 0
+        self.lost: SandboxError | None = None
+        """Why the channel is gone; None while it lives."""
+
+    async def welcome(self, extensions: dict[str, str], hostname: str, timeout_s: float) -> Hello:
+        """Greet the toolrunner: fresh entropy, the time, the operator's tools.
+
+        Raises SandboxError `sandbox_crash` when it is not up within `timeout_s`.
+        """
+        message = Welcome(secrets.token_hex(32), time.time_ns(), hostname, extensions)
+        try:
+            async with asyncio.timeout(timeout_s):
+                hello = await asyncio.shield(self._hello)
+                self._ready = self._loop.create_future()
+                self._send(Kind.WELCOME, 0, message.encode())
+                await self._ready
+        except TimeoutError as error:
+            crash = SandboxError(
+                ErrorCode.SANDBOX_CRASH, f"the toolrunner did not come up within {timeout_s:g} s"
+            )
+            self._lose(crash)
+            raise crash from error
+        return hello
+
+    async def call(self, call: Call) -> CallOutcome:
+        """Run one call to its end.
+
+        Raises SandboxError: `invalid_request` when it does not fit a frame,
+        `guest_lost` or `guest_protocol_error` when the channel is gone, `timeout`
+        when the guest let the deadline and its grace pass (the channel is then closed).
+        """
+        try:
+            payload = call.encode()
+        except ValueError as error:
+            raise SandboxError(ErrorCode.INVALID_REQUEST, str(error)) from error
+        if self.lost is not None:
+            raise self.lost
+        stream = _Stream(call, self._loop)
+        number = self._open(stream)
+        started = time.monotonic()
+        self._send(Kind.CALL, number, payload)
+        deadline = call.timeout_ms / 1000 + GRACE_S if call.timeout_ms else None
+        try:
+            async with asyncio.timeout(deadline):
+                result = await asyncio.shield(stream.result)
+        except TimeoutError as error:
+            late = SandboxError(
+                ErrorCode.TIMEOUT,
+                f"no answer {GRACE_S:g} s after the deadline of {call.timeout_ms} ms; "
+                "the sandbox was ended",
+            )
+            self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner stopped answering"))
+            raise late from error
+        except asyncio.CancelledError:
+            self._abandon(number, stream)
+            raise
+        return _outcome(stream, result, (time.monotonic() - started) * 1000)
+
+    def close(self) -> None:
+        """Say goodbye and drop the connection. Calls in flight fail with `interrupted`."""
+        if self.lost is None:
+            self._send(Kind.GOODBYE, 0, b"")
+            self._lose(SandboxError(ErrorCode.INTERRUPTED, "the sandbox was stopped"))
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, number, payload in self._parser.feed(data):
+                self._receive(kind, number, payload)
+        except ProtocolError as error:
+            self._lose(SandboxError(ErrorCode.GUEST_PROTOCOL_ERROR, f"the toolrunner sent {error}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner is gone"))
+
+    def _receive(self, kind: Kind, number: int, payload: bytes) -> None:
+        match kind:
+            case Kind.STDOUT | Kind.STDERR | Kind.VALUE:
+                grant = self._stream(number).take(kind, payload)
+                if grant is not None:
+                    self._send(Kind.CREDIT, number, grant)
+            case Kind.RESULT:
+                stream = self._stream(number)
+                result = Result.parse(payload)
+                del self._streams[number]
+                if not stream.result.done():
+                    stream.result.set_result(result)
+            case Kind.PONG:
+                self._unanswered = 0
+            case Kind.HELLO:
+                if self._hello.done():
+                    raise ProtocolError("a second HELLO")
+                self._hello.set_result(Hello.parse(payload))
+            case Kind.READY:
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            case _:
+                raise ProtocolError(f"a {kind.name} frame")  # none of them is ours to grant yet
+
+    def _stream(self, number: int) -> _Stream:
+        stream = self._streams.get(number)
+        if stream is None:
+            raise ProtocolError(f"data for stream {number}, which is not open")
+        return stream
+
+    def _open(self, stream: _Stream) -> int:
+        number = self._last_stream
+        while number == 0 or number in self._streams:
+            number = (number + 1) & 0xFFFFFFFF
+        self._last_stream = (number + 1) & 0xFFFFFFFF
+        self._streams[number] = stream
+        if self._heartbeat is None:
+            self._unanswered = 0
+            self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._beat)
+        return number
+
+    def _abandon(self, number: int, stream: _Stream) -> None:
+        """Cancel a call nobody waits for; its last frames are swallowed."""
+        if self.lost is not None or number not in self._streams:
+            return
+        stream.abandoned = True
+        self._send(Kind.CANCEL, number, b"")
+        self._loop.call_later(GRACE_S, self._expire, stream)
+
+    def _expire(self, stream: _Stream) -> None:
+        if not stream.result.done():
+            self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner ignored a cancel"))
+
+    def _beat(self) -> None:
+        self._heartbeat = None
+        if not self._streams or self.lost is not None:
+            return
+        if self._unanswered >= 3:
+            self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner stopped answering"))
+            return
+        self._unanswered += 1
+        self._send(Kind.PING, 0, b"")
+        self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._beat)
+
+    def _send(self, kind: Kind, number: int, payload: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(encode(kind, number, payload))
+
+    def _lose(self, reason: SandboxError) -> None:
+        if self.lost is not None:
+            return
+        self.lost = reason
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        waiting: list[asyncio.Future[Any]] = [self._hello, self._ready]
+        waiting += [stream.result for stream in self._streams.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(_copy(reason))
+                future.exception()  # marked as retrieved: nobody may be waiting
+        self._streams.clear()
+
+
+def _copy(error: SandboxError) -> SandboxError:
+    """Each waiter raises its own exception, so that tracebacks do not pile up on one."""
+    return SandboxError(error.code, error.message)
+
+
+def _outcome(stream: _Stream, result: Result, wall_ms: float) -> CallOutcome:
+    code = ErrorCode(result.code) if result.code else None
+    message = result.message
+    value: Any = None
+    raw = stream.output[Kind.VALUE]
+    has_value = bool(raw) and code is None
+    if has_value:
+        try:
+            value = strict_json.loads(raw, max_bytes=len(raw))
+        except ValueError as error:
+            has_value, code = False, ErrorCode.TOOL_FAILED
+            message = f"the tool's value is not JSON: {error}"
+    processors = os.cpu_count() or 1
+    return CallOutcome(
+        exit_code=result.exit_code,
+        stdout=bytes(stream.output[Kind.STDOUT]),
+        stderr=bytes(stream.output[Kind.STDERR]),
+        value=value,
+        has_value=has_value,
+        code=code,
+        message=message,
+        truncated=code is ErrorCode.OUTPUT_LIMIT,
+        cpu_ms=min(result.cpu_us // 1000, int(wall_ms * processors) + 1000),
+        mem_mb=min(result.max_rss_kb, _PHYSICAL_KB) / 1024,
+        wall_ms=wall_ms,
+    )
+
+
+_PHYSICAL_KB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024

@@ -1,0 +1,110 @@
+"""What a jail looks like from inside, as a plan that can be printed and tested.
+
+The plan is bubblewrap's command line (bwrap(1)). Nothing in it depends on a check
+made earlier about a path that a sandbox can change: the only host paths are `/usr`
+and what belongs to it, and everything else comes in through descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mas_sandbox.wire.isolation import WORKSPACE
+
+UID = GID = 1000
+"""The user inside. It is mapped to the jail's own uid outside."""
+SHM_MB = 64
+SCRATCH_MB = 1024
+"""Size of each scratch file system where the policy names none."""
+RUNNER = "/run/mas/toolrunner.pyz"
+
+_ETC = {
+    "/etc/passwd": "root:x:0:0:root:/:/bin/false\n"
+    f"agent:x:{UID}:{GID}:agent:{WORKSPACE}:/bin/bash\n"
+    "nobody:x:65534:65534:nobody:/:/bin/false\n",
+    "/etc/group": f"root:x:0:\nagent:x:{GID}:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "/etc/resolv.conf": "",
+}
+_USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_ETC_OF_USR = ("/etc/alternatives", "/etc/ld.so.cache")
+"""Where Debian keeps links into /usr and the index of its libraries."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A bubblewrap command line and the descriptors it names."""
+
+    argv: list[str]
+    descriptors: list[int] = field(default_factory=list)
+
+    def add(self, *words: str) -> None:
+        self.argv += words
+
+    def add_file(self, content: bytes, path: str, undo: ExitStack) -> None:
+        """A read-only file with this content; no host path stands behind it."""
+        self.add("--perms", "0444", "--file", str(self.memory(content, undo)), path)
+
+    def memory(self, content: bytes, undo: ExitStack) -> int:
+        """A descriptor with this content, read from its start."""
+        descriptor = os.memfd_create("mas-sandbox")
+        undo.callback(os.close, descriptor)
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        self.descriptors.append(descriptor)
+        return descriptor
+
+
+def plan_jail(
+    *,
+    bwrap: str,
+    python: str,
+    runner: bytes,
+    seccomp: bytes,
+    channel: int,
+    info: int,
+    block: int,
+    scratch_mb: int,
+    undo: ExitStack,
+) -> Plan:
+    """The command line of one jail.
+
+    `channel`, `info`, `block`: descriptors for the toolrunner's byte stream, for
+    what bubblewrap tells of itself, and for the word that it may go on; `undo`
+    holds what must be closed once bubblewrap has started.
+    """
+    plan = Plan([bwrap], [channel, info, block])
+    plan.add("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net")
+    plan.add("--unshare-uts", "--unshare-cgroup-try", "--disable-userns")
+    plan.add("--die-with-parent", "--new-session", "--cap-drop", "ALL")
+    plan.add("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox")
+    plan.add("--ro-bind", "/usr", "/usr")
+    for name in _USR_LINKS:
+        _add_usr_link(plan, name)
+    for path in _ETC_OF_USR:
+        plan.add("--ro-bind-try", path, path)
+    for path, text in _ETC.items():
+        plan.add_file(text.encode(), path, undo)
+    plan.add_file(runner, RUNNER, undo)
+    plan.add("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    for path, size_mb in (("/dev/shm", SHM_MB), ("/tmp", scratch_mb), (WORKSPACE, scratch_mb)):  # noqa: S108
+        plan.add("--perms", "0700", "--size", str(size_mb << 20), "--tmpfs", path)
+    plan.add("--remount-ro", "/", "--chdir", WORKSPACE)
+    plan.add("--info-fd", str(info), "--block-fd", str(block))
+    plan.add("--seccomp", str(plan.memory(seccomp, undo)), "--")
+    plan.add(python, "-I", "-S", RUNNER, "--fd", str(channel), "--workspace", WORKSPACE)
+    plan.add("--landlock")
+    return plan
+
+
+def _add_usr_link(plan: Plan, name: str) -> None:
+    """`/bin` and its like: a link on a merged-/usr host, a directory on an older one."""
+    path = Path("/") / name
+    if path.is_symlink():
+        plan.add("--symlink", str(path.readlink()), str(path))
+    elif path.is_dir():
+        plan.add("--ro-bind", str(path), str(path))

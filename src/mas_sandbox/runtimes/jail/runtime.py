@@ -1,0 +1,230 @@
+"""The jail: namespaces, seccomp, Landlock and control groups, through bubblewrap."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack, ExitStack, suppress
+
+from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+from mas_sandbox.wire.isolation import Isolation
+
+from ..base import Probe, Runtime, Sandbox, SandboxSpec
+from ..cgroup import Cgroups, Group, Limits
+from ..channel import Channel
+from ..local import connect, greet
+from ..ownership import Ownership
+from ..process import ChildProcess
+from ..toolrunner import toolrunner_archive
+from .identity import Identities
+from .layout import SCRATCH_MB, plan_jail
+from .probe import Tools, probe_jail
+from .seccomp import jail_filter
+
+OWN_PROCESSES = 3
+"""bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
+START_TIMEOUT_S = 10.0
+
+
+class JailSandbox(Sandbox):
+    """A running jail. `init`: the host's id of the jail's first process."""
+
+    def __init__(
+        self, name: str, channel: Channel, enforced: frozenset[Control], init: int, group: Group
+    ) -> None:
+        self.id = name
+        self.channel = channel
+        self.enforced = enforced
+        self.init = init
+        self.releases = AsyncExitStack()
+        self._group = group
+
+    def oom_kills(self) -> int:
+        return self._group.oom_kills()
+
+    async def stop(self) -> None:
+        await self.releases.aclose()
+
+
+class JailRuntime(Runtime):
+    """Starts one bubblewrap for each sandbox."""
+
+    name = "jail"
+    isolation = Isolation.PROCESS
+
+    def __init__(self, ownership: Ownership) -> None:
+        self._ownership = ownership
+        self._cgroups = Cgroups(ownership)
+        self._identities = Identities()
+        self._count = 0
+        self._runner: bytes | None = None
+        self._tools: Tools | None = None
+        self._probe: Probe | None = None
+
+    async def probe(self) -> Probe:
+        if self._probe is None:
+            self._probe, self._tools = await probe_jail(
+                self, self._cgroups.controls, self._ownership.directory
+            )
+        return self._probe
+
+    async def start(self, spec: SandboxSpec) -> JailSandbox:
+        probe = await self.probe()
+        if self._tools is None:
+            raise SandboxError(ErrorCode.SANDBOX_CRASH, f"{probe.reason}; to mend it: {probe.mend}")
+        self._refuse_unenforceable(spec)
+        return await self.start_with(self._tools, spec)
+
+    async def start_with(self, tools: Tools, spec: SandboxSpec) -> JailSandbox:
+        """Start a jail with these programs, probed or not."""
+        self._count += 1
+        name = self._ownership.name(str(self._count))
+        async with AsyncExitStack() as undo:
+            user = self._identities.take()
+            undo.callback(self._identities.give_back, user)
+            pids = None if spec.pids is None else spec.pids + OWN_PROCESSES
+            limits = Limits(spec.mem_mb, spec.cpus, pids)
+            group = self._cgroups.create(str(self._count), limits)
+            undo.push_async_callback(group.remove)
+            process, init, ours = await self._launch(tools, spec, user, group, undo)
+            channel = await connect(ours)
+            undo.callback(channel.close)
+            enforced = _enforced(spec) | await greet(channel, spec, name, process)
+            sandbox = JailSandbox(name, channel, enforced, init, group)
+            sandbox.releases = undo.pop_all()
+            return sandbox
+
+    async def close(self) -> None:
+        self._ownership.close()
+
+    async def _launch(
+        self,
+        tools: Tools,
+        spec: SandboxSpec,
+        user: int | None,
+        group: Group,
+        undo: AsyncExitStack,
+    ) -> tuple[ChildProcess, int, socket.socket]:
+        """Start bubblewrap; it waits until it is in its group before the jail is built."""
+        if self._runner is None:
+            self._runner = toolrunner_archive().read_bytes()
+        with ExitStack() as passed:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            passed.enter_context(theirs)
+            info_reader, info_writer = os.pipe()
+            passed.callback(os.close, info_reader)
+            block_reader, block_writer = os.pipe()
+            block = passed.enter_context(os.fdopen(block_writer, "wb", 0))
+            with ExitStack() as inherited:
+                inherited.callback(os.close, info_writer)
+                inherited.callback(os.close, block_reader)
+                plan = plan_jail(
+                    bwrap=tools.bwrap,
+                    python=tools.python,
+                    runner=self._runner,
+                    seccomp=jail_filter(),
+                    channel=theirs.fileno(),
+                    info=info_writer,
+                    block=block_reader,
+                    scratch_mb=SCRATCH_MB if spec.disk_mb is None else spec.disk_mb,
+                    undo=inherited,
+                )
+                process = ChildProcess(
+                    plan.argv,
+                    pass_fds=tuple(plan.descriptors),
+                    environment=dict(spec.env),
+                    user=user,
+                )
+            undo.push_async_callback(_end, process)
+            init = await _first_process(info_reader, process)
+            undo.callback(_kill, os.pidfd_open(init))
+            for member in (process.pid, init):
+                group.add(member)
+            block.write(b"1")
+        return process, init, ours
+
+    def _refuse_unenforceable(self, spec: SandboxSpec) -> None:
+        for control in sorted(_limits_asked(spec) - {Control.DISK} - self._cgroups.controls.keys()):
+            raise SandboxError(
+                ErrorCode.POLICY_UNENFORCEABLE,
+                f"the jail cannot enforce {control} here: no control group can be made; "
+                "run `mas-sandbox doctor` for the command that mends it",
+            )
+
+
+_ALWAYS = frozenset(
+    {
+        *(Control.TIMEOUT, Control.OUTPUT, Control.ENV, Control.FILESYSTEM),
+        *(Control.NETWORK, Control.PROCESSES, Control.SYSCALLS, Control.DISK),
+    }
+)
+"""In force in every jail that started: bubblewrap fails when it cannot put one up."""
+
+
+def _limits_asked(spec: SandboxSpec) -> frozenset[Control]:
+    limits = {
+        Control.MEMORY: spec.mem_mb,
+        Control.CPU: spec.cpus,
+        Control.PIDS: spec.pids,
+        Control.DISK: spec.disk_mb,
+    }
+    return frozenset(control for control, limit in limits.items() if limit is not None)
+
+
+def _enforced(spec: SandboxSpec) -> frozenset[Control]:
+    return _ALWAYS | _limits_asked(spec)
+
+
+async def _first_process(info: int, process: ChildProcess) -> int:
+    """The host's id of the jail's first process, from what bubblewrap tells on `--info-fd`.
+
+    Raises SandboxError `sandbox_crash` with bubblewrap's own words when it fails.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    os.set_blocking(info, False)
+    loop.add_reader(info, readable.set)
+    told = b""
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while True:
+                await readable.wait()
+                readable.clear()
+                with suppress(BlockingIOError):
+                    part = os.read(info, 4096)
+                    told += part
+                    if not part:
+                        break
+        return int(json.loads(told)["child-pid"])
+    except (TimeoutError, ValueError, KeyError) as error:
+        process.kill()
+        await process.ended
+        said = process.stderr() or f"it ended with status {process.ended.result()}"
+        raise SandboxError(
+            ErrorCode.SANDBOX_CRASH,
+            f"bubblewrap could not build the jail: {said}; run `mas-sandbox doctor`",
+        ) from error
+    finally:
+        loop.remove_reader(info)
+
+
+def _kill(first_process: int) -> None:
+    """End the jail: with its first process the kernel kills every other in its namespace."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(first_process, signal.SIGKILL)
+    os.close(first_process)
+
+
+async def _end(process: ChildProcess) -> None:
+    """Wait until bubblewrap, and so every process of the jail, is reaped."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await asyncio.shield(process.ended)
+    process.kill()
+    await asyncio.shield(process.ended)
+    process.close()

@@ -1,0 +1,155 @@
+"""The runtime without a wall: a toolrunner as a plain child process.
+
+It exists for machines that have nothing better and for work on the tools
+themselves. It says `isolation: "none"` in every reply, and `auto` never picks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+from mas_sandbox.wire.isolation import Isolation
+
+from .base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec
+from .channel import Channel
+from .ownership import Ownership
+from .process import ChildProcess
+from .toolrunner import toolrunner_archive
+
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 2.0
+
+_CONTROLS = {
+    Control.TIMEOUT: ControlStatus(True, "the toolrunner kills the call's process tree"),
+    Control.OUTPUT: ControlStatus(True, "the toolrunner and the daemon both count"),
+    Control.ENV: ControlStatus(True, "the environment is built from nothing"),
+}
+
+
+class LocalSandbox(Sandbox):
+    """A toolrunner and its workspace directory."""
+
+    enforced = frozenset(_CONTROLS)
+
+    def __init__(self, name: str, channel: Channel, process: ChildProcess) -> None:
+        self.id = name
+        self.channel = channel
+        self._process = process
+        self.releases = AsyncExitStack()
+
+    def oom_kills(self) -> int:
+        return 0
+
+    async def stop(self) -> None:
+        await self.releases.aclose()
+
+
+class LocalRuntime(Runtime):
+    """Runs the toolrunner with the daemon's own Python, as the daemon's own user."""
+
+    name = "local"
+    isolation = Isolation.NONE
+
+    def __init__(self, ownership: Ownership) -> None:
+        self._ownership = ownership
+        self._directory = Path(tempfile.gettempdir())
+        self._count = 0
+        self._reclaim()
+
+    async def probe(self) -> Probe:
+        return Probe(available=True, version=sys.version.split()[0], controls=_CONTROLS)
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        self._refuse_limits(spec)
+        self._count += 1
+        name = self._ownership.name(str(self._count))
+        async with AsyncExitStack() as undo:
+            workspace = self._directory / name
+            workspace.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, workspace, ignore_errors=True)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                process = ChildProcess(
+                    [
+                        *(sys.executable, "-I", "-S", str(toolrunner_archive())),
+                        *("--fd", str(theirs.fileno()), "--workspace", str(workspace)),
+                    ],
+                    pass_fds=(theirs.fileno(),),
+                    environment=dict(spec.env),
+                )
+            undo.push_async_callback(_end, process)
+            channel = await connect(ours)
+            undo.callback(channel.close)
+            await greet(channel, spec, name, process)
+            sandbox = LocalSandbox(name, channel, process)
+            sandbox.releases = undo.pop_all()
+            return sandbox
+
+    async def close(self) -> None:
+        self._ownership.close()
+
+    def _refuse_limits(self, spec: SandboxSpec) -> None:
+        asked = {
+            Control.MEMORY: spec.mem_mb,
+            Control.CPU: spec.cpus,
+            Control.PIDS: spec.pids,
+            Control.DISK: spec.disk_mb,
+        }
+        for control, limit in asked.items():
+            if limit is not None:
+                raise SandboxError(
+                    ErrorCode.POLICY_UNENFORCEABLE,
+                    f"the local runtime cannot enforce {control}; use -runtime jail, "
+                    "or a policy that does not mention it",
+                )
+
+    def _reclaim(self) -> None:
+        """Remove the workspaces of dead daemons."""
+        for path in self._directory.glob("mas-sandbox-*"):
+            if self._ownership.abandoned(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+async def connect(end: socket.socket) -> Channel:
+    """The channel over our end of a socket pair; the socket is the channel's from now on."""
+    end.setblocking(False)
+    loop = asyncio.get_running_loop()
+    _, channel = await loop.create_unix_connection(Channel, sock=end)
+    return channel
+
+
+async def greet(
+    channel: Channel, spec: SandboxSpec, name: str, process: ChildProcess
+) -> frozenset[Control]:
+    """Welcome the toolrunner; returns the controls it put up itself.
+
+    Raises SandboxError `sandbox_crash`, with what the process said, when it did not come up.
+    """
+    try:
+        hello = await channel.welcome(dict(spec.extensions), name[-16:], START_TIMEOUT_S)
+    except SandboxError as error:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await asyncio.shield(process.ended)
+        said = process.stderr() or error.message
+        raise SandboxError(ErrorCode.SANDBOX_CRASH, f"the sandbox did not start: {said}") from error
+    return frozenset(Control(name) for name in hello.controls if name == Control.PATHS)
+
+
+async def _end(process: ChildProcess) -> None:
+    """Wait for a toolrunner that was told goodbye; kill it when it lingers."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await asyncio.shield(process.ended)
+    process.kill()
+    await asyncio.shield(process.ended)
+    process.close()

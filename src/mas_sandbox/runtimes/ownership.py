@@ -1,0 +1,78 @@
+"""Which daemon made a thing: a random token, held by a lock while its daemon lives.
+
+Whatever outlives a `kill -9` of the daemon (a cgroup, a workspace) carries the
+token in its name. A token whose lock can be taken belongs to a dead daemon, and
+what carries it may be removed. Process ids are never used for this: they recur.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "mas-sandbox-"
+
+
+def _directory() -> Path:
+    """Where the locks are: cleared by a reboot, as cgroups are."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if os.geteuid() == 0:
+        return Path("/run/mas-sandbox")
+    if runtime:
+        return Path(runtime) / "mas-sandbox"
+    return Path(tempfile.gettempdir()) / f"mas-sandbox-{os.geteuid()}"
+
+
+class Ownership:
+    """This process's token. Made once; the lock goes with the process."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """Raises OSError when the directory cannot be made or is not ours alone."""
+        self.directory = directory or _directory()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = os.lstat(self.directory)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise PermissionError(f"{self.directory} must belong to this user, mode 0700")
+        self.token = secrets.token_hex(8)
+        self._path = self.directory / f"{self.token}.lock"
+        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def name(self, suffix: str) -> str:
+        """A name that carries the token."""
+        return f"{PREFIX}{self.token}-{suffix}"
+
+    def abandoned(self, name: str) -> bool:
+        """Whether `name` carries the token of a daemon that is dead."""
+        if not name.startswith(PREFIX):
+            return False
+        token = name.removeprefix(PREFIX).split("-", 1)[0]
+        if len(token) != 16 or token == self.token or not set(token) <= set("0123456789abcdef"):
+            return False
+        try:
+            lock = os.open(self.directory / f"{token}.lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
+    def forget_dead(self) -> None:
+        """Remove the locks of dead daemons, once what they left has been removed."""
+        for path in self.directory.glob("*.lock"):
+            if self.abandoned(f"{PREFIX}{path.stem}-"):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the token up; nothing that carries it may be left."""
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+        os.close(self._lock)

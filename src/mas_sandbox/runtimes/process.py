@@ -1,0 +1,93 @@
+"""A child process whose end is an awaitable, without a thread or a SIGCHLD handler."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+
+STDERR_BYTES = 8192
+"""How much of a child's standard error is kept, the first bytes."""
+
+
+class ChildProcess:
+    """A started program. `ended` resolves once it has been reaped.
+
+    The end is seen through a pidfd (pidfd_open(2)) where the kernel has it. Its
+    standard error goes to an unlinked file, never to a pipe that could fill.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        pass_fds: tuple[int, ...],
+        environment: dict[str, str],
+        user: int | None = None,
+    ) -> None:
+        """Raises OSError as `subprocess.Popen` does. `user`: uid and gid to drop to."""
+        self._stderr = os.memfd_create("stderr") if hasattr(os, "memfd_create") else _scratch()
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                pass_fds=pass_fds,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+        except BaseException:
+            os.close(self._stderr)
+            raise
+        self.pid = self._process.pid
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = loop.create_future()
+        try:
+            self._pidfd: int | None = os.pidfd_open(self.pid)
+        except (OSError, AttributeError):
+            self._pidfd = None
+            self._waiter = asyncio.create_task(self._wait_in_thread())
+        else:
+            loop.add_reader(self._pidfd, self._reap)
+
+    def kill(self) -> None:
+        """SIGKILL the whole session it leads; does nothing once it has been reaped."""
+        if self._process.returncode is None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self._process.kill()
+
+    def stderr(self) -> str:
+        """The first bytes it wrote to standard error, for an error message."""
+        if self._stderr < 0:
+            return ""
+        return os.pread(self._stderr, STDERR_BYTES, 0).decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        """Release the kept standard error."""
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
+
+    def _reap(self) -> None:
+        assert self._pidfd is not None
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.ended.set_result(self._process.wait())
+
+    async def _wait_in_thread(self) -> None:
+        self.ended.set_result(await asyncio.to_thread(self._process.wait))
+
+
+def _scratch() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,164 @@
+"""`AsyncClient`: `Client` for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from mas_sandbox.api.models import CreateReply, DestroyReply, Health, ToolInfo, ToolList
+
+from . import http
+from .calls import Body, CallOptions, decode, encode, http_body
+from .errors import NotFound, Overloaded
+from .result import ToolResult
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from mas_sandbox.policy.model import Policy
+
+
+class AsyncSandbox:
+    """One named sandbox: files written by one call are there for the next.
+
+    `id` names it in other clients, `info` says what walls are around it.
+    """
+
+    def __init__(self, client: AsyncClient, info: CreateReply) -> None:
+        self._client = client
+        self.info = info
+        self.id = info.sandbox_id
+
+    async def execute(
+        self, tool: str, args: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> ToolResult:
+        """`AsyncClient.execute` in this sandbox."""
+        options["sandbox_id"] = self.id
+        return await self._client.execute(tool, args, **options)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods and errors, awaited.
+
+        async with AsyncClient() as client:
+            print((await client.execute("bash", {"command": "echo hello"})).result)
+
+    Cancelling the task that waits for a call closes its connection, and the daemon
+    ends the call.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout: float = http.DEFAULT_TIMEOUT_S,
+        retries: int = 0,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        import httpx2
+
+        self.url = http.daemon_url(url)
+        self._retries = retries
+        self._failures = (httpx2.HTTPError, httpx2.InvalidURL)
+        self._http = httpx2.AsyncClient(
+            headers=http.headers(token),
+            timeout=httpx2.Timeout(timeout, connect=min(timeout, http.CONNECT_TIMEOUT_S)),
+            limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=100),
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def execute(
+        self, tool: str, args: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> ToolResult:
+        """Run one tool; see `CallOptions` for what may go with it.
+
+        Returns failed calls too: `result.ok` tells, `result.raise_for_error()` raises.
+        """
+        content = await self._send("POST", http.EXECUTE, http_body(tool, args, options))
+        return decode(ToolResult, content)
+
+    async def create(
+        self,
+        *,
+        policy: Policy | Mapping[str, Any] | None = None,
+        idle_timeout_s: int | None = None,
+    ) -> CreateReply:
+        """Start a sandbox that lives until it is destroyed or idle for `idle_timeout_s`."""
+        content = await self._send("POST", http.CREATE, http.create_body(policy, idle_timeout_s))
+        return decode(CreateReply, content)
+
+    async def destroy(self, sandbox_id: str) -> None:
+        """End a sandbox and all it holds; raises NotFound when there is none of that id."""
+        content = await self._send("POST", http.DESTROY, {"sandbox_id": sandbox_id})
+        decode(DestroyReply, content)
+
+    @asynccontextmanager
+    async def sandbox(
+        self,
+        *,
+        policy: Policy | Mapping[str, Any] | None = None,
+        idle_timeout_s: int | None = None,
+    ) -> AsyncIterator[AsyncSandbox]:
+        """A sandbox for the length of an `async with` block.
+
+        async with client.sandbox() as sandbox:
+            await sandbox.execute("write_file", {"path": "a.txt", "content": "hello"})
+            await sandbox.execute("read_file", {"path": "a.txt"})
+        """
+        sandbox = AsyncSandbox(
+            self, await self.create(policy=policy, idle_timeout_s=idle_timeout_s)
+        )
+        try:
+            yield sandbox
+        finally:
+            # It may have died, or been idle for too long: gone is what is asked for.
+            with suppress(NotFound):
+                await self.destroy(sandbox.id)
+
+    async def health(self) -> Health:
+        """How the daemon is: version, runtime, isolation, calls running and waiting."""
+        return decode(Health, await self._send("GET", http.HEALTH))
+
+    async def tools(self) -> tuple[ToolInfo, ...]:
+        """The tools that the caller's policy allows, described for a model."""
+        return decode(ToolList, await self._send("GET", http.TOOLS)).tools
+
+    async def aclose(self) -> None:
+        """Close the connections. Named sandboxes live on in the daemon."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, method: str, path: str, body: Body | None = None) -> bytes:
+        for attempt in range(self._retries):
+            try:
+                return await self._send_once(method, path, body)
+            except Overloaded as error:
+                await asyncio.sleep(http.retry_wait(error, attempt))
+        return await self._send_once(method, path, body)
+
+    async def _send_once(self, method: str, path: str, body: Body | None) -> bytes:
+        try:
+            response = await self._http.request(
+                method,
+                self.url + path,
+                content=None if body is None else encode(body),
+                headers=None if body is None else http.JSON_BODY,
+            )
+        except self._failures as exc:
+            raise http.error_from(exc, self.url) from exc
+        return http.content_of(response)

@@ -1,0 +1,57 @@
+"""From a policy to what a sandbox is built with, and to what one call is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mas_sandbox.runtimes.base import SandboxSpec
+from mas_sandbox.wire.isolation import WORKSPACE
+from mas_sandbox.wire.messages import Call
+
+if TYPE_CHECKING:
+    from mas_sandbox.policy.model import Policy
+
+DEFAULT_SPEC = SandboxSpec(mem_mb=512, cpus=1.0, pids=128, disk_mb=1024)
+"""`sandbox_spec(DEFAULT_POLICY)`, spelt out so that a sandbox can be started while
+the policy room is still being imported. A test holds the two together."""
+
+LIMITS = ("mem_mb", "cpus", "pids", "disk_mb")
+"""What is fixed when a sandbox is built: a later call cannot change it."""
+
+
+def sandbox_spec(policy: Policy, extensions: tuple[tuple[str, str], ...] = ()) -> SandboxSpec:
+    """A limit that the policy never mentions stays None."""
+    return SandboxSpec(
+        mem_mb=policy.mem_mb,
+        cpus=policy.cpus,
+        pids=policy.pids,
+        disk_mb=policy.disk_mb,
+        extensions=extensions,
+    )
+
+
+def with_extensions(extensions: tuple[tuple[str, str], ...]) -> SandboxSpec:
+    """The default sandbox, carrying the operator's tools."""
+    return replace(DEFAULT_SPEC, extensions=extensions)
+
+
+def guest_call(
+    tool: str, args: Mapping[str, Any], policy: Policy, environment: Mapping[str, str]
+) -> Call:
+    """What the toolrunner is told. `environment` is the daemon's: of it, only the names
+    that the policy lists go in, and a listed name that is not set is left out."""
+    call = Call(
+        tool,
+        dict(args),
+        timeout_ms=policy.timeout_ms or 0,
+        env={name: environment[name] for name in policy.env or () if name in environment},
+        cwd=policy.workdir or WORKSPACE,
+        paths=None
+        if policy.paths is None
+        else [(grant.path, str(grant.mode)) for grant in policy.paths],
+    )
+    if policy.output_bytes is not None:
+        call.output_bytes = policy.output_bytes
+    return call
