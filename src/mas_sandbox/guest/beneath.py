@@ -5,17 +5,15 @@ root fails, also when a component is swapped for a symbolic link half-way.
 `walk` does the same by hand, one O_NOFOLLOW open per component, for systems
 without the call or whose seccomp filter refuses it. Both follow symbolic links and
 `..` that stay beneath the root and refuse absolute links.
-
-This module imports ctypes (about 3 ms): it is imported when a file tool is loaded,
-never at start-up.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import sys
+
+from . import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,35 +42,21 @@ _MAX_LINKS = 40  # the kernel's own bound, path_resolution(7)
 _MAX_RACES = 128
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
 def openat2(root: int, path: str, flags: int, mode: int = 0, *, symlinks: bool = True) -> int:
     """An `Opener` by openat2(2). Raises OSError ENOSYS or EPERM where that is missing."""
     resolve = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
     if not symlinks:
         resolve |= _RESOLVE_NO_SYMLINKS
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    # struct open_how: three u64
+    words = (flags | os.O_CLOEXEC, mode, resolve)
+    how = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
     encoded = os.fsencode(path)
-    number = errno.EAGAIN
-    for _ in range(_MAX_RACES):  # EAGAIN: a rename elsewhere raced with `..`
-        descriptor = _libc.syscall(
-            _SYS_OPENAT2, root, encoded, ctypes.byref(how), ctypes.sizeof(how)
-        )
-        if descriptor >= 0:
-            return int(descriptor)
-        number = ctypes.get_errno()
-        if number not in (errno.EAGAIN, errno.EINTR):
-            break
-    raise OSError(number, os.strerror(number))
+    for _ in range(_MAX_RACES):
+        try:
+            return libc.syscall(_SYS_OPENAT2, root, encoded, how, len(how))
+        except (BlockingIOError, InterruptedError):
+            continue  # a rename elsewhere raced with `..`
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def walk(root: int, path: str, flags: int, mode: int = 0, *, symlinks: bool = True) -> int:

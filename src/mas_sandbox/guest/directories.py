@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 
+from mas_sandbox.wire.errors import ErrorCode
 from mas_sandbox.wire.isolation import WORKSPACE
+
+from .refusal import Refused
 
 O_PATH: int = getattr(os, "O_PATH", os.O_RDONLY)
 _FOLLOW_NOTHING = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -17,11 +20,11 @@ _FOLLOW_NOTHING = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 def inside(path: str) -> list[str] | None:
     """The components of `path` beneath `/workspace`; None where it is not beneath it.
 
-    Raises ValueError for a path with `..` or NUL.
+    Raises Refused, `invalid_request`, for a path with `..` or NUL.
     """
     components = path.split("/")
     if ".." in components or "\0" in path:
-        raise ValueError("a path holds '..' or NUL")
+        raise Refused(ErrorCode.INVALID_REQUEST, f"{path[:200]!r} must hold no '..' and no NUL")
     if path != WORKSPACE and not path.startswith(WORKSPACE + "/"):
         return None
     return [part for part in components[2:] if part not in ("", ".")]

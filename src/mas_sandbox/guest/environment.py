@@ -11,11 +11,28 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Names that make the loader, a shell or an interpreter run code of someone's choosing
 # before the tool's own: the loader's list is in ld.so(8), bash's in bash(1).
 _STEERING_NAMES = frozenset(
-    """
-    BASHOPTS BASH_ENV CDPATH ENV GCONV_PATH GLIBC_TUNABLES HOSTALIASES IFS JAVA_TOOL_OPTIONS
-    LOCPATH NLSPATH NODE_OPTIONS PATH PERL5LIB PERL5OPT PROMPT_COMMAND PS4 RUBYLIB RUBYOPT
-    SHELLOPTS
-    """.split()
+    {
+        "BASHOPTS",
+        "BASH_ENV",
+        "CDPATH",
+        "ENV",
+        "GCONV_PATH",
+        "GLIBC_TUNABLES",
+        "HOSTALIASES",
+        "IFS",
+        "JAVA_TOOL_OPTIONS",
+        "LOCPATH",
+        "NLSPATH",
+        "NODE_OPTIONS",
+        "PATH",
+        "PERL5LIB",
+        "PERL5OPT",
+        "PROMPT_COMMAND",
+        "PS4",
+        "RUBYLIB",
+        "RUBYOPT",
+        "SHELLOPTS",
+    }
 )
 _STEERING_PREFIXES = ("BASH_FUNC_", "DYLD_", "LD_", "PYTHON")
 

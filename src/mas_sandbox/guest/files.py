@@ -56,6 +56,12 @@ class Files:
         with place:
             return os.fdopen(regular(place.open(_READ)), "rb")
 
+    def open_any(self, path: str) -> int:
+        """The descriptor of a regular file or a directory; the caller closes it."""
+        place = self._place(path)
+        with place:
+            return regular(place.open(_READ), or_directory=True)
+
     def open_directory(self, path: str) -> int:
         """The descriptor of a directory, for listing; the caller closes it."""
         place = self._place(path)
@@ -103,14 +109,13 @@ class Files:
     def _writable_place(self, path: str) -> Place:
         place = self._place(path, writing=True)
         if place.read_only:
-            raise ToolFailure(
-                f"path {shown(path)} is granted for reading only", "invalid_request"
-            )
+            raise ToolFailure(f"path {shown(path)} is granted for reading only", "invalid_request")
         return place
 
     def _place(self, path: str, writing: bool = False) -> Place:
         _check_spelling(path)
-        absolute = path if path.startswith("/") else f"{WORKSPACE}/{path}"
+        spelt = path if path.startswith("/") else f"{WORKSPACE}/{path}"
+        absolute = "/" + "/".join(name for name in spelt.split("/") if name not in ("", "."))
         matching = [
             (len(grant), mode != "rw", grant)
             for grant, mode in self._grants
@@ -129,11 +134,11 @@ class Files:
         return Place(path, absolute, grant, read_only, guarded, self._workspace, self._opener)
 
 
-def regular(descriptor: int) -> int:
+def regular(descriptor: int, or_directory: bool = False) -> int:
     """The same descriptor when it is a regular file. Closes it and raises OSError
     otherwise: EISDIR for a directory, ENXIO for a FIFO, a socket or a device."""
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(mode) or (or_directory and stat.S_ISDIR(mode)):
         return descriptor
     os.close(descriptor)
     raise _not_regular(mode)

@@ -7,6 +7,7 @@ import os
 
 from mas_sandbox.wire.isolation import WORKSPACE
 
+from .beneath import DIRECTORY, link_target, open_beneath
 from .tools import ToolFailure
 
 TYPE_CHECKING = False
@@ -17,7 +18,9 @@ _MAX_LINKS = 40
 
 
 class Place:
-    """As a context it holds the descriptor of the grant's root, and turns every OSError
+    """`path` as it was spelt; `absolute` without empty and `.` components, beneath `grant`.
+
+    As a context it holds the descriptor of the grant's root, and turns every OSError
     into a ToolFailure that names the path as the caller spelt it.
 
     `guarded`: a read-only grant lies beneath this one, and the path is to be written.
@@ -39,16 +42,14 @@ class Place:
         self._path = path
         self._absolute = absolute
         self._relative = absolute[len(grant) :].lstrip("/") or "."
+        if path.endswith(("/", "/.")):
+            self._relative += "/"  # only a directory fits
         self._grant = grant
         self._guarded = guarded
         self._workspace = workspace
-        self._opener = opener
+        self._open = opener or open_beneath
 
     def __enter__(self) -> None:
-        from . import beneath  # ctypes: see there
-
-        self._beneath = beneath
-        self._open = self._opener or beneath.open_beneath
         if self._guarded and ".." in self._relative.split("/"):
             raise self._invalid("must not hold '..': a read-only path lies nearby")
         try:
@@ -78,7 +79,11 @@ class Place:
             if name in ("", ".", ".."):
                 raise self._invalid("names a directory or a granted path itself")
             parent = self._open_or_make(head) if create else self._open_directory(head)
-            target = self._beneath.link_target(parent, name) if follow else None
+            try:
+                target = link_target(parent, name) if follow else None
+            except OSError:
+                os.close(parent)
+                raise
             if target is None:
                 return parent, name
             os.close(parent)
@@ -91,22 +96,21 @@ class Place:
 
     def refuse_to_lose(self, grants: list[str]) -> None:
         """Raises ToolFailure where deleting this path would delete a granted one."""
-        names = [name for name in self._absolute.split("/") if name not in ("", ".")]
-        target = "/".join(["", *names])
         for grant in grants:
-            if f"{grant}/".startswith(f"{target}/"):
+            if f"{grant}/".startswith(f"{self._absolute}/"):
                 raise self._invalid(f"cannot be deleted: {grant or '/'} is a granted path")
 
     def _open_root(self) -> int:
         """Links on the way to a grant are refused: who made them is not known."""
         inside = f"{self._grant}/".startswith(f"{WORKSPACE}/")
-        base, below = (self._workspace, self._grant[len(WORKSPACE) :]) if inside else ("/", self._grant)
-        directory = self._beneath.DIRECTORY
-        root = os.open(base, directory | os.O_CLOEXEC)
+        base, below = (
+            (self._workspace, self._grant[len(WORKSPACE) :]) if inside else ("/", self._grant)
+        )
+        root = os.open(base, DIRECTORY | os.O_CLOEXEC)
         if not below:
             return root
         try:
-            return self._open(root, below.lstrip("/"), directory, symlinks=False)
+            return self._open(root, below.lstrip("/"), DIRECTORY, symlinks=False)
         finally:
             os.close(root)
 
@@ -114,7 +118,7 @@ class Place:
         return self._open(self._root, relative, flags, symlinks=not self._guarded)
 
     def _open_directory(self, relative: str) -> int:
-        return self._open_relative(relative or ".", self._beneath.DIRECTORY)
+        return self._open_relative(relative or ".", DIRECTORY)
 
     def _open_or_make(self, relative: str) -> int:
         try:
@@ -131,14 +135,15 @@ class Place:
         return parent
 
     def _open_or_make_one(self, relative: str, above: int, name: str) -> int:
+        # contextlib.suppress would be an import of 0.6 ms at every start.
         try:
             return self._open_directory(relative)
         except FileNotFoundError:
             pass
-        try:
+        try:  # noqa: SIM105
             os.mkdir(name, dir_fd=above)
         except FileExistsError:
-            pass  # someone else's, or a dangling link: the open tells
+            pass  # made meanwhile, or a dangling link: the open tells
         return self._open_directory(relative)
 
     def _worded(self, error: OSError) -> ToolFailure:

@@ -70,8 +70,8 @@ def end_orphans(mains: Collection[int]) -> bool:
         orphans = [pid for pid in children() if pid not in mains]
         if not orphans:
             return True
-        # A list, not a generator: each one must be sent the signal.
-        if not all([_end(pid) for pid in orphans]):
+        dying = [pid for pid in orphans if not _end(pid)]
+        if dying:
             return False
     return False
 

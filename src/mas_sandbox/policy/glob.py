@@ -22,6 +22,8 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     if not rest:
         return lambda text: len(text) == len(head) and _piece_at(head, text, 0)
     *middle, tail = rest
+    if not (head or tail) and "?" not in pattern and len(middle) == 1:
+        return lambda text: middle[0] in text  # `*word*`, the commonest shape
     finders = [_finder(piece) for piece in middle if piece]
     least = len(head) + len(tail)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
@@ -120,17 +120,13 @@ class NetworkPolicy(BaseModel):
     def reaches_nothing(self) -> bool:
         return not (self.hosts or self.cidrs) or not self.allowed_ports
 
-    @classmethod
-    def nowhere(cls) -> Self:
-        return cls()
-
 
 def host_covered(pattern: str, by: str) -> bool:
     """Whether every name that `pattern` matches is matched by `by` too (both lower case)."""
     if pattern == by:
         return True
     # The dot is kept: `evil-example.org` is not below `*.example.org`.
-    return by.startswith("*.") and pattern.removeprefix("*").endswith(by[1:]) and pattern != by[2:]
+    return by.startswith("*.") and pattern.removeprefix("*").endswith(by[1:])
 
 
 def cidr_covered(block: str, by: str) -> bool:

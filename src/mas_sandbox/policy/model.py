@@ -6,6 +6,7 @@ an empty list means "nothing". See docs/policy.md for the operator's view.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 MAX_RULES = 128
+MAX_RULES_TEXT = 65_536
+"""Characters in all conditions of one policy, so that a compiled policy stays small."""
 MAX_SLOW_GLOBS = 8
 """Glob pieces with `?` between two `*`, in one policy: each costs a step per character."""
 
@@ -109,22 +112,32 @@ class Policy(BaseModel):
             raise ValueError("'paths' grants the same path twice; keep one")
         if self.workdir and self.paths is not None and not covering(self.workdir, paths):
             raise ValueError(f"'workdir' {self.workdir} is not beneath any of 'paths'")
-        rules = self.rules or ()
-        names = [rule.name for rule in rules if rule.name]
-        if len(set(names)) != len(names):
-            raise ValueError("'rules' has the same name twice; a decision could not be traced")
-        slow = sum(
-            slow_pieces(condition.value)
-            for rule in rules
-            for condition in rule.when
-            if condition.operator is Operator.GLOB
-        )
-        if slow > MAX_SLOW_GLOBS:
-            raise ValueError(
-                f"'rules' looks for a piece with '?' between two '*' {slow} times; "
-                f"{MAX_SLOW_GLOBS} at most"
-            )
+        _check_rules(self.rules or ())
         return self
+
+    @property
+    def granted_tools(self) -> tuple[str, ...] | None:
+        """`tools`, or where only allow rules speak of tools, those that they name."""
+        if self.tools is not None:
+            return self.tools
+        allowing = [rule.tools for rule in self.rules or () if rule.action is Action.ALLOW]
+        return tuple(dict.fromkeys(itertools.chain(*allowing))) if allowing else None
+
+
+def _check_rules(rules: tuple[Rule, ...]) -> None:
+    names = [rule.name for rule in rules if rule.name]
+    if len(set(names)) != len(names):
+        raise ValueError("'rules' has the same name twice; a decision could not be traced")
+    conditions = [condition for rule in rules for condition in rule.when]
+    text = sum(len(condition.argument) + len(condition.operand) for condition in conditions)
+    if text > MAX_RULES_TEXT:
+        raise ValueError(f"'rules' compares with {text} characters; {MAX_RULES_TEXT} at most")
+    globs = [condition.value for condition in conditions if condition.operator is Operator.GLOB]
+    if (slow := sum(map(slow_pieces, globs))) > MAX_SLOW_GLOBS:
+        raise ValueError(
+            f"'rules' looks for a piece with '?' between two '*' {slow} times; "
+            f"{MAX_SLOW_GLOBS} at most"
+        )
 
 
 def parse_policy(value: object, what: str = "policy") -> Policy:

@@ -101,7 +101,7 @@ def _check_argument(argument: object) -> None:
 
 def _operator(argument: str, name: object) -> Operator:
     try:
-        return Operator(name)
+        return Operator(str(name))
     except ValueError:
         raise ValueError(
             f"'when.{argument}': unknown operator {str(name)[:40]!r}; one of {', '.join(Operator)}"

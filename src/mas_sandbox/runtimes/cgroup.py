@@ -74,17 +74,13 @@ class Group:
         deadline = time.monotonic() + REMOVE_TIMEOUT_S
         while self.directories:
             try:
-                self.remove_last()
+                with suppress(FileNotFoundError):
+                    self.directories[-1].rmdir()
+                self.directories.pop()
             except OSError:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.002)
-
-    def remove_last(self) -> None:
-        """Remove one of its directories; raises OSError while a process is in it."""
-        with suppress(FileNotFoundError):
-            self.directories[-1].rmdir()
-        self.directories.pop()
 
 
 class Cgroups:
@@ -124,8 +120,9 @@ class Cgroups:
                 for name, value, required in files:
                     _write(directory / name, value, required)
         except OSError as error:
-            while group.directories:
-                group.remove_last()
+            for directory in group.directories:
+                with suppress(OSError):
+                    directory.rmdir()
             raise SandboxError(
                 ErrorCode.POLICY_UNENFORCEABLE,
                 f"a control group could not be set up: {error}; run `mas-sandbox doctor`",

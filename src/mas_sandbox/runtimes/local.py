@@ -42,7 +42,7 @@ class LocalSandbox(Sandbox):
     def __init__(self, name: str, channel: Channel, process: ChildProcess) -> None:
         self.id = name
         self.channel = channel
-        self._process = process
+        self.process = process
         self.releases = AsyncExitStack()
 
     def oom_kills(self) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from mas_sandbox.api.catalog import BUILTIN_TOOLS
 from mas_sandbox.api.models import ToolInfo
 
 from .async_local_daemon import AsyncLocalDaemon
@@ -64,6 +63,8 @@ class AsyncLocalExecutor:
 
     async def tools(self) -> tuple[ToolInfo, ...]:
         """The built-in tools. Whether a policy allows one is decided call by call."""
+        from mas_sandbox.api.catalog import BUILTIN_TOOLS
+
         return BUILTIN_TOOLS
 
     async def aclose(self) -> None:

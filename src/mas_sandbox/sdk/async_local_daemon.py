@@ -20,8 +20,8 @@ from .local_daemon import (
 )
 from .result import ToolResult
 
-MAX_REPLY_BYTES = 64 * 1024 * 1024
-"""One reply line: a policy's output bound, escaped as JSON."""
+MAX_REPLY_BYTES = 448 * 1024 * 1024
+"""One reply line: the largest `output_bytes` of a policy, every byte escaped as JSON."""
 
 
 class AsyncLocalDaemon:

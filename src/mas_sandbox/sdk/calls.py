@@ -33,7 +33,8 @@ class CallOptions(TypedDict, total=False):
     `sandbox_id`: the sandbox to run in; without it the call gets a fresh one.
     `policy`: narrows what the daemon and the sandbox already allow, never widens it.
     `tool_call_id`: the model's own id of the call, up to 128 of `A-Za-z0-9._:-`.
-    `trace`: `run_id` and `step_id` of the agent's run, copied into the audit log.
+    `trace`: `run_id` and `step_id` of the agent's run, copied into the audit log; the
+    JSON-lines protocol has no place for it, so a local daemon does not learn it.
     """
 
     sandbox_id: str | None
@@ -56,8 +57,8 @@ def line_body(
 ) -> Body:
     """One request line of the stdio protocol; `call_id` is what its reply is known by."""
     extra = plain(options)
-    extra.pop("tool_call_id", None)
-    return {"id": call_id, "tool": tool, "args": dict(args or {})} | extra
+    line = {name: extra[name] for name in ("policy", "sandbox_id") if name in extra}
+    return {"id": call_id, "tool": tool, "args": dict(args or {})} | line
 
 
 def encode(body: Body) -> bytes:

@@ -11,15 +11,19 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .errors import InvalidRequest
-from .executors import AsyncSandboxExecutor, AsyncToolExecutor, SandboxExecutor, ToolExecutor
+
+if TYPE_CHECKING:
+    from .executors import AsyncToolExecutor, ToolExecutor
 
 
 def executor_from_env() -> ToolExecutor:
     """The executor of MAS_SANDBOX_MODE; raises InvalidRequest for an unknown mode."""
     if mode_from_env() == "http":
+        from .executors import SandboxExecutor
+
         return SandboxExecutor()
     from .local import LocalExecutor
 
@@ -29,6 +33,8 @@ def executor_from_env() -> ToolExecutor:
 def async_executor_from_env() -> AsyncToolExecutor:
     """`executor_from_env` for asyncio."""
     if mode_from_env() == "http":
+        from .executors import AsyncSandboxExecutor
+
         return AsyncSandboxExecutor()
     from .async_local import AsyncLocalExecutor
 

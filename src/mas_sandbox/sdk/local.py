@@ -10,7 +10,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from mas_sandbox.api.catalog import BUILTIN_TOOLS
 from mas_sandbox.api.models import ToolInfo
 
 from .calls import CallOptions, encode, line_body
@@ -70,6 +69,8 @@ class LocalExecutor:
 
     def tools(self) -> tuple[ToolInfo, ...]:
         """The built-in tools. Whether a policy allows one is decided call by call."""
+        from mas_sandbox.api.catalog import BUILTIN_TOOLS
+
         return BUILTIN_TOOLS
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ STDERR_LINES = 20
 """How much of a dead daemon's last words an error carries."""
 EXIT_GRACE_S = 5.0
 """An idle daemon's time to leave after its stdin was closed."""
+LAST_STEPS_S = 0.5
+"""The rest of its exit, once its stdout is closed."""
 TERMINATE_GRACE_S = 2.0
 """Its time to leave after SIGTERM, before SIGKILL."""
 
@@ -84,7 +86,9 @@ class LocalDaemon:
             busy = bool(self._pending)
         if not busy:
             self.end_of_calls()
-            self._exit_within(EXIT_GRACE_S)
+            # The end of its output is seen at once; Popen.wait with a timeout polls.
+            self._listeners[1].join(EXIT_GRACE_S)
+            self._exit_within(LAST_STEPS_S)
         for end in (self._process.terminate, self._process.kill):
             if self._process.poll() is None:
                 end()

@@ -118,7 +118,7 @@ class Admission:
 
     def _admit(self) -> None:
         """Give free places to the heads of the queues, each principal in turn."""
-        while any([self._admit_next(principal) for principal in list(self._queues)]):
+        while any(self._admit_next(principal) for principal in list(self._queues)):
             pass
 
     def _admit_next(self, principal: str) -> bool:

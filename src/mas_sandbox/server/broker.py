@@ -10,18 +10,16 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from mas_sandbox.policy.decide import Action, Decision
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .admission import Admission, Overloaded
-from .calls import ToolReply, ToolRequest
-from .plan import Plan, Planner, Refused, unenforceable
+from .calls import Caller, ToolReply, ToolRequest
+from .plan import Plan, Planner, Refused, Ruling, unenforceable
 
 if TYPE_CHECKING:
     from mas_sandbox.audit.log import AuditLog
     from mas_sandbox.policy.model import Policy
-    from mas_sandbox.policy.principals import Principal
     from mas_sandbox.runtimes.base import Probe, Runtime, Sandbox
     from mas_sandbox.runtimes.outcome import CallOutcome
     from mas_sandbox.runtimes.pool import Pool
@@ -67,7 +65,7 @@ class Broker:
         self._audit = audit
         self._calls: set[asyncio.Task[ToolReply]] = set()
 
-    async def execute(self, principal: Principal, request: ToolRequest) -> ToolReply:
+    async def execute(self, caller: Caller, request: ToolRequest) -> ToolReply:
         """Carry one call to its end, which the reply tells whatever it was.
 
         Cancelling the caller ends the call: it is recorded as `interrupted`.
@@ -78,9 +76,9 @@ class Broker:
         self._refuse_while_draining()
         named = None
         if request.sandbox_id is not None:
-            named = self.sandboxes.find(principal.name, request.sandbox_id)
+            named = self.sandboxes.find(caller.name, request.sandbox_id)
         # A task of our own: a caller that goes away must not cut the records short.
-        task = asyncio.create_task(self._settle(principal, request, named))
+        task = asyncio.create_task(self._settle(caller, request, named))
         self._calls.add(task)
         task.add_done_callback(self._forget)
         try:
@@ -90,21 +88,21 @@ class Broker:
             raise
 
     async def create(
-        self, principal: Principal, policy: Policy | None, idle_timeout_s: float
+        self, caller: Caller, policy: Policy | None, idle_timeout_s: float
     ) -> NamedSandbox:
         """Start a named sandbox. Raises SandboxError: `policy_denied`,
         `policy_unenforceable`, `overloaded`, or what the runtime's start raises."""
         self._refuse_while_draining()
-        spec = self._planner.sandbox(principal.policy, policy)
-        return await self.sandboxes.create(principal.name, spec, policy, idle_timeout_s)
+        spec = self._planner.sandbox(caller.policy, policy)
+        return await self.sandboxes.create(caller.name, spec, policy, idle_timeout_s)
 
-    def destroy(self, principal: Principal, sandbox_id: str) -> None:
+    def destroy(self, caller: Caller, sandbox_id: str) -> None:
         """End a named sandbox. Raises SandboxError `not_found`."""
-        self.sandboxes.end(self.sandboxes.find(principal.name, sandbox_id))
+        self.sandboxes.end(self.sandboxes.find(caller.name, sandbox_id))
 
-    def tools(self, principal: Principal) -> list[ToolSpec]:
-        """The tools that the principal's policy does not rule out altogether."""
-        return self._planner.tools(principal.policy)
+    def tools(self, caller: Caller) -> list[ToolSpec]:
+        """The tools that the caller's policy does not rule out altogether."""
+        return self._planner.tools(caller.policy)
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, let what runs finish within `grace_s`, then interrupt it."""
@@ -139,19 +137,19 @@ class Broker:
             task.exception()  # marked as retrieved: the caller may have gone
 
     async def _settle(
-        self, principal: Principal, request: ToolRequest, named: NamedSandbox | None
+        self, caller: Caller, request: ToolRequest, named: NamedSandbox | None
     ) -> ToolReply:
         call_id = f"call_{secrets.token_hex(12)}"
         try:
-            plan = self._planner.call(principal.policy, request, named)
+            plan = self._planner.call(caller.policy, request, named)
         except SandboxError as refusal:
-            await self._intend(call_id, principal, request, _decision_of(refusal))
+            await self._intend(call_id, caller, request, _ruling_of(refusal))
             return await self._conclude(
                 call_id, self._failed(call_id, request, refusal.code, refusal.message)
             )
         try:
-            async with self.admission.slot(principal.name, plan.max_concurrent):
-                await self._intend(call_id, principal, request, plan.decision)
+            async with self.admission.slot(caller.name, plan.max_concurrent):
+                await self._intend(call_id, caller, request, plan.ruling)
                 reply = await self._attempt(call_id, request, plan, named)
                 return await self._conclude(call_id, reply)
         except asyncio.CancelledError:
@@ -245,19 +243,19 @@ class Broker:
         )
 
     async def _intend(
-        self, call_id: str, principal: Principal, request: ToolRequest, decision: Decision
+        self, call_id: str, caller: Caller, request: ToolRequest, ruling: Ruling
     ) -> None:
         await _to_the_end(
             self._audit.intent(
                 call_id=call_id,
-                principal=principal.name,
+                principal=caller.name,
                 sandbox_id=request.sandbox_id or "",
                 tool=request.tool,
                 args=request.args,
                 decision={
-                    "action": str(decision.action),
-                    "rule": decision.rule,
-                    "reason": decision.reason,
+                    "action": ruling.action,
+                    "rule": ruling.rule,
+                    "reason": ruling.reason,
                 },
                 trace=_trace(request),
             )
@@ -279,10 +277,10 @@ class Broker:
         return reply
 
 
-def _decision_of(refusal: SandboxError) -> Decision:
+def _ruling_of(refusal: SandboxError) -> Ruling:
     if isinstance(refusal, Refused):
-        return refusal.decision
-    return Decision(action=Action.DENY, rule=str(refusal.code), reason=refusal.message)
+        return refusal.ruling
+    return Ruling("deny", str(refusal.code), refusal.message)
 
 
 def _trace(request: ToolRequest) -> dict[str, str]:

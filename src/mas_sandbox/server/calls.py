@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `policy` is what the operator wrote for them, None where nothing was
+    written and the policy shipped for the runtime holds."""
+
+    name: str
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRequest:
     """What a caller asks for. `tool_call_id`, `run_id` and `step_id` are the caller's own
     names for it: they are echoed and recorded, never trusted to be unique."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mas_sandbox.runtimes.base import SandboxSpec
@@ -12,10 +11,6 @@ from mas_sandbox.wire.messages import Call
 
 if TYPE_CHECKING:
     from mas_sandbox.policy.model import Policy
-
-DEFAULT_SPEC = SandboxSpec(mem_mb=512, cpus=1.0, pids=128, disk_mb=1024)
-"""`sandbox_spec(DEFAULT_POLICY)`, spelt out so that a sandbox can be started while
-the policy room is still being imported. A test holds the two together."""
 
 LIMITS = ("mem_mb", "cpus", "pids", "disk_mb")
 """What is fixed when a sandbox is built: a later call cannot change it."""
@@ -30,11 +25,6 @@ def sandbox_spec(policy: Policy, extensions: tuple[tuple[str, str], ...] = ()) -
         disk_mb=policy.disk_mb,
         extensions=extensions,
     )
-
-
-def with_extensions(extensions: tuple[tuple[str, str], ...]) -> SandboxSpec:
-    """The default sandbox, carrying the operator's tools."""
-    return replace(DEFAULT_SPEC, extensions=extensions)
 
 
 def guest_call(

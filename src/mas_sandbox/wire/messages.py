@@ -42,7 +42,7 @@ class Hello:
     @classmethod
     def parse(cls, payload: bytes) -> Hello:
         fields = _fields(payload, cls.__slots__, "HELLO")
-        if fields["protocol"] != PROTOCOL:
+        if _integer(fields, "protocol") != PROTOCOL:
             raise ProtocolError(f"protocol {fields['protocol']!r}; this end speaks {PROTOCOL}")
         return cls(
             protocol=PROTOCOL,

@@ -69,10 +69,7 @@ def load(name: str) -> Tool:
     """
     if name in _PROGRAMS:
         return Tool(name, program=_implementation(_PROGRAMS[name], name))
-    function = _implementation(_FUNCTIONS[name], name)
-    if name != "calculator":
-        __import__("mas_sandbox.guest.beneath")
-    return Tool(name, run=function)
+    return Tool(name, run=_implementation(_FUNCTIONS[name], name))
 
 
 def _implementation(module: str, name: str) -> Any:

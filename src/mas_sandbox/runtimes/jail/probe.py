@@ -17,6 +17,7 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import SandboxError
 
 from ..base import ControlStatus, Probe, SandboxSpec
+from ..toolrunner import toolrunner_archive
 
 if TYPE_CHECKING:
     from .runtime import JailRuntime
@@ -168,7 +169,7 @@ def _mend_namespaces() -> str:
 
 def _fingerprint() -> str:
     """A name that changes with the kernel, the user, a program, or this package."""
-    facts = [platform.release(), str(os.geteuid())]
+    facts = [platform.release(), str(os.geteuid()), toolrunner_archive().name]
     candidates = [*_PYTHONS, *(f"{directory}/bwrap" for directory in _BWRAP_DIRECTORIES)]
     for path in (*candidates, __file__):
         try:

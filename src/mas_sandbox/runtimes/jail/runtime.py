@@ -25,8 +25,8 @@ from .layout import SCRATCH_MB, plan_jail
 from .probe import Tools, probe_jail
 from .seccomp import jail_filter
 
-OWN_PROCESSES = 3
-"""bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
+OWN_PROCESSES = 2
+"""bubblewrap as the jail's first process, and the toolrunner."""
 START_TIMEOUT_S = 10.0
 
 
@@ -143,8 +143,7 @@ class JailRuntime(Runtime):
             undo.push_async_callback(_end, process)
             init = await _first_process(info_reader, process)
             undo.callback(_kill, os.pidfd_open(init))
-            for member in (process.pid, init):
-                group.add(member)
+            group.add(init)
             block.write(b"1")
         return process, init, ours
 

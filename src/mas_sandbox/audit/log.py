@@ -1,0 +1,292 @@
+"""The audit log of one daemon: intents before calls run, outcomes after.
+
+Callers that arrive together share one write and one sync, done in a thread of the
+log's own so that the event loop never waits for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from mas_sandbox.wire import strict_json
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+
+from .journal import DamagedLog, Journal
+from .key import args_hmac, load_key
+from .presence import Presence, the_dead
+from .records import timestamp
+from .storage import Storage
+
+LOG_NAME = "audit.jsonl"
+KEY_NAME = "audit.key"
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A record that waits to be written. `args` of an intent, hashed by the writer."""
+
+    fields: dict[str, Any]
+    written: asyncio.Future[None]
+    args: Mapping[str, Any] | None = None
+    error: ValueError | None = None
+
+
+class AuditLog:
+    """Open with `AuditLog.open`, end with `await close()`.
+
+    The first failure to write or sync is final: later records are refused, because
+    what a disk did with earlier ones is not known then.
+    """
+
+    def __init__(
+        self, journal: Journal, presence: Presence, key: bytes, instance: str, record_args: bool
+    ) -> None:
+        self.path = journal.path
+        self.instance = instance
+        self._journal = journal
+        self._presence = presence
+        self._key = key
+        self._record_args = record_args
+        self._writer = ThreadPoolExecutor(1, "audit")
+        self._pending: list[_Entry] = []
+        self._writing = False
+        self._closed = False
+        self._failure = ""
+        self._open_calls: dict[str, int] = {}  # call id -> offset of its intent, oldest first
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, record_args: bool = False, storage: Storage | None = None
+    ) -> Self:
+        """Open or begin the log in `directory` (made, 0700, where it is missing).
+
+        Only the log's end is read. Calls that a dead daemon left open get an outcome
+        with code `interrupted`; only then more is read, from that daemon's start.
+        `record_args`: write arguments in plain JSON beside their HMAC. Raises
+        SandboxError(internal) where the log cannot be written or was damaged.
+        """
+        try:
+            return cls._opened(directory, record_args, storage or Storage())
+        except (OSError, DamagedLog) as error:
+            raise SandboxError(
+                ErrorCode.INTERNAL, f"audit log in {directory} cannot be opened: {error}"
+            ) from error
+
+    @classmethod
+    def _opened(cls, directory: Path, record_args: bool, storage: Storage) -> Self:
+        daemons = directory / "daemons"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        daemons.mkdir(mode=0o700, exist_ok=True)
+        instance = secrets.token_hex(8)
+        journal = Journal(directory / LOG_NAME, storage)
+        try:
+            with journal.locked():
+                key = load_key(directory / KEY_NAME)
+                recovered = journal.catch_up()
+                dead = list(the_dead(daemons))
+                for _, name, offset in dead:
+                    recovered += _interrupted(journal, name, offset)
+                stamp = {"time": timestamp(), "daemon": instance}
+                start = {"kind": "start", "record_args": record_args}
+                batch = [fields | stamp for fields in [*recovered, start]]
+                # The start alone may wait for the first intent's sync.
+                journal.append(batch, sync=bool(recovered))
+                for path, _, _ in dead:
+                    path.unlink(missing_ok=True)
+                presence = Presence(daemons, instance, journal.size)
+        except BaseException:
+            journal.close()
+            raise
+        return cls(journal, presence, key, instance, record_args)
+
+    async def intent(
+        self,
+        *,
+        call_id: str,
+        principal: str,
+        sandbox_id: str,
+        tool: str,
+        args: Mapping[str, Any],
+        decision: Mapping[str, str],
+        trace: Mapping[str, str],
+    ) -> None:
+        """Record that a call was decided; returns when the record is on disk.
+
+        `call_id` is unique in this daemon; `decision`: action, rule and reason. Raises
+        SandboxError: `internal` once the log has failed, `invalid_request` for args
+        that are not JSON. A call whose intent was not recorded must not run.
+        """
+        fields = {
+            "kind": "intent",
+            "call_id": call_id,
+            "principal": principal,
+            "sandbox_id": sandbox_id,
+            "tool": tool,
+            "decision": dict(decision),
+            "trace": dict(trace),
+        }
+        await self._record(fields, args)
+
+    async def outcome(
+        self,
+        *,
+        call_id: str,
+        status: str,
+        code: str,
+        exit_code: int,
+        cpu_ms: int,
+        wall_ms: int,
+        isolation: str,
+        enforced: Sequence[str],
+        output_bytes: int | None = None,
+    ) -> None:
+        """Record how a call ended; returns when the record is on disk.
+
+        Raises SandboxError(internal) once the log has failed; the next daemon then
+        records the call as interrupted.
+        """
+        fields = {
+            "kind": "outcome",
+            "call_id": call_id,
+            "intended_by": self.instance,
+            "status": status,
+            "code": code,
+            "exit_code": exit_code,
+            "cpu_ms": cpu_ms,
+            "wall_ms": wall_ms,
+            "output_bytes": output_bytes,
+            "isolation": isolation,
+            "enforced": list(enforced),
+        }
+        await self._record(fields)
+
+    async def close(self) -> None:
+        """Write what is pending and a `stop` record, and leave. Safe to call twice."""
+        if self._closed:
+            return
+        try:
+            with suppress(SandboxError):  # a log that failed before has told its callers
+                await self._record({"kind": "stop"}, last=True)
+        finally:
+            self._closed = True
+            self._writer.shutdown()
+            self._presence.leave(finished=not self._open_calls and not self._failure)
+            self._journal.close()
+
+    async def _record(
+        self, fields: dict[str, Any], args: Mapping[str, Any] | None = None, *, last: bool = False
+    ) -> None:
+        if self._failure or self._closed:
+            raise self._refusal()
+        self._closed = last  # nothing comes behind a stop
+        loop = asyncio.get_running_loop()
+        fields |= {"time": timestamp(), "daemon": self.instance}
+        entry = _Entry(fields, loop.create_future(), args)
+        if not self._pending and not self._writing:
+            # Whoever else is ready to run in this turn of the loop shares the sync.
+            loop.call_soon(self._write_pending, loop)
+        self._pending.append(entry)
+        await entry.written
+
+    def _refusal(self) -> SandboxError:
+        why = self._failure or "it is closed"
+        return SandboxError(
+            ErrorCode.INTERNAL,
+            f"audit log cannot be written: {why}; calls are refused until the cause is mended "
+            "and the daemon is started again",
+        )
+
+    def _write_pending(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self._pending = self._pending, []
+        self._writing = True
+        written = loop.run_in_executor(self._writer, self._commit, batch)
+        written.add_done_callback(partial(self._settle, loop, batch))
+
+    def _settle(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Entry],
+        written: asyncio.Future[None],
+    ) -> None:
+        self._writing = False
+        error = written.exception()
+        if error is not None:
+            self._failure = str(error) or type(error).__name__
+            batch, self._pending = batch + self._pending, []
+        for entry in batch:
+            if entry.written.done():
+                continue  # its caller was cancelled
+            if error is not None:
+                refusal = self._refusal()
+                refusal.__cause__ = error
+                entry.written.set_exception(refusal)
+            elif entry.error is not None:
+                entry.written.set_exception(
+                    SandboxError(ErrorCode.INVALID_REQUEST, f"args: {entry.error}")
+                )
+            else:
+                entry.written.set_result(None)
+        if self._pending:
+            self._write_pending(loop)
+
+    def _commit(self, batch: list[_Entry]) -> None:
+        """Write a batch; in the writer's thread. Raises OSError or DamagedLog."""
+        for entry in batch:
+            self._add_args(entry)
+        self._presence.keep()
+        sound = [entry.fields for entry in batch if entry.error is None]
+        with self._journal.locked():
+            stamp = {"time": timestamp(), "daemon": self.instance}
+            recovered = [fields | stamp for fields in self._journal.catch_up()]
+            offsets = self._journal.append(recovered + sound)
+        for fields, offset in zip(sound, offsets[len(recovered) :], strict=True):
+            if fields["kind"] == "intent":
+                self._open_calls[fields["call_id"]] = offset
+            elif fields["kind"] == "outcome":
+                self._open_calls.pop(fields["call_id"], None)
+        self._presence.moved(next(iter(self._open_calls.values()), self._journal.size))
+
+    def _add_args(self, entry: _Entry) -> None:
+        if entry.args is None:
+            return
+        try:
+            entry.fields["args_hmac"] = args_hmac(self._key, entry.args)
+            if self._record_args:
+                entry.fields["args_json"] = strict_json.dumps(entry.args).decode("ascii")
+        except (ValueError, RecursionError) as error:
+            entry.error = ValueError(str(error))
+
+
+def _interrupted(journal: Journal, instance: str, offset: int) -> list[dict[str, Any]]:
+    """Outcomes for the calls that a dead daemon left open."""
+    calls: dict[str, None] = {}
+    for record in journal.records_from(offset):
+        match record:
+            case {"kind": "intent", "daemon": daemon, "call_id": call} if daemon == instance:
+                calls[call] = None
+            case {"kind": "outcome", "intended_by": by, "call_id": call} if by == instance:
+                calls.pop(call, None)
+    return [
+        {
+            "kind": "outcome",
+            "call_id": call_id,
+            "intended_by": instance,
+            "status": "error",
+            "code": str(ErrorCode.INTERRUPTED),
+            "exit_code": None,
+            "cpu_ms": None,
+            "wall_ms": None,
+            "output_bytes": None,
+            "isolation": None,
+            "enforced": [],
+        }
+        for call_id in calls
+    ]

@@ -1,0 +1,160 @@
+"""`mas-sandbox audit`: what was decided, what came of it, and whether the log is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_text
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from mas_sandbox.sdk.errors import NotFound
+
+from .chosen import Json
+from .screen import console, show_json, visible
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from mas_sandbox.audit.verify import Verification
+
+StateDir = Annotated[
+    Path | None,
+    Parameter(help="The daemon's -state-dir; its default where this is left out."),
+]
+
+EXAMPLES = """\
+Examples:
+  mas-sandbox audit tail -n 50
+  mas-sandbox audit tail -f --json | grep policy_denied
+  mas-sandbox audit verify
+  mas-sandbox audit verify --head 3f1c..."""
+
+audit = App(name="audit", help_format="plaintext", help_epilogue=EXAMPLES)
+
+
+@audit.command
+def tail(
+    *,
+    count: Annotated[int, Parameter(name=["--count", "-n"], help="How many records.")] = 20,
+    follow: Annotated[
+        bool, Parameter(name=["--follow", "-f"], negative="", help="Wait for more.")
+    ] = False,
+    state_dir: StateDir = None,
+    json: Json = False,
+) -> int:
+    """Show the last records, oldest first. Nothing is verified here."""
+    from mas_sandbox.audit import read
+
+    path = log_file(state_dir)
+    records = read.follow(path, count) if follow else read.tail(path, count)
+    if json:
+        for record in records:
+            print(json_text.dumps(record), flush=True)  # noqa: T201 - one document a line
+    else:
+        _print(records)
+    return 0
+
+
+@audit.command
+def verify(
+    *,
+    head: Annotated[
+        str | None, Parameter(help="A head noted earlier, which must still be in the log.")
+    ] = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+) -> int:
+    """Check that every record is unchanged and in its place.
+
+    Exit status 0 where it is, else 1. That records were cut from the end shows only
+    against a head that was noted before.
+    """
+    from mas_sandbox.audit.verify import verify as verified
+
+    found = verified(log_file(state_dir), head)
+    if json:
+        show_json(dataclasses.asdict(found) | {"ok": found.ok})
+    else:
+        for line in verdict(found):
+            console().print(line, soft_wrap=True)
+    return 0 if found.ok else 1
+
+
+def log_file(state_dir: Path | None) -> Path:
+    """Where the daemon writes; raises NotFound when there is no log, or none we may read."""
+    from mas_sandbox.audit.log import LOG_NAME
+    from mas_sandbox.server.settings import default_state_dir
+
+    path = (state_dir or default_state_dir()) / LOG_NAME
+    try:
+        path.open("rb").close()
+    except OSError as exc:
+        raise NotFound(
+            f"no audit log can be read at {path} ({exc.strerror}); "
+            "give the daemon's -state-dir as --state-dir, or read it as the daemon's user"
+        ) from exc
+    return path
+
+
+def _print(records: Iterable[dict[str, Any]]) -> None:
+    screen = console()
+    for record in records:
+        screen.print(described(record), soft_wrap=True)
+
+
+def described(record: dict[str, Any]) -> Text:
+    """One record as a line. It may be damaged, so nothing in it is taken for granted."""
+    from rich.text import Text
+
+    decision = record.get("decision")
+    decided = decision if isinstance(decision, dict) else {}
+    words = [
+        (_cell(record, "time", 24), "dim"),
+        (_cell(record, "kind", 9), ""),
+        (_cell(record, "call_id", 12, last=True), "dim"),
+    ]
+    match record.get("kind"):
+        case "intent":
+            action = str(decided.get("action"))
+            words += [
+                (_cell(record, "tool", 12), "cyan"),
+                (visible(action).ljust(7), "green" if action == "allow" else "bold red"),
+                (f"by {decided.get('rule')} for {record.get('principal')}", ""),
+            ]
+        case "outcome":
+            code = str(record.get("code") or "ok")
+            words += [
+                (visible(code).ljust(20), "green" if code == "ok" else "red"),
+                (f"exit {record.get('exit_code')}, {record.get('wall_ms')} ms, ", "dim"),
+                (f"isolation {record.get('isolation')}", "dim"),
+            ]
+        case "damaged":
+            words.append((str(record.get("text")), "red"))
+    return Text(" ").join(Text(visible(word), style) for word, style in words)
+
+
+def _cell(record: dict[str, Any], name: str, width: int, *, last: bool = False) -> str:
+    text = visible(str(record.get(name, "")))
+    return (text[-width:] if last else text[:width]).ljust(width)
+
+
+def verdict(found: Verification) -> list[Text]:
+    """What was found, in words."""
+    from rich.text import Text
+
+    counts = (
+        f"{found.records} records, {found.calls} calls, "
+        f"{found.interrupted} interrupted, {found.unfinished} unfinished"
+    )
+    if found.ok:
+        return [
+            Text.assemble(("✓ the log is whole: ", "green"), counts),
+            Text(f"  head {found.head}", "dim"),
+        ]
+    return [
+        Text.assemble(("✗ the log is not what was written: ", "bold red"), counts),
+        *(Text(visible(f"  line {each.line}: {each.reason}"), "red") for each in found.problems),
+    ]

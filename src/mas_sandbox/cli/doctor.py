@@ -1,0 +1,166 @@
+"""`mas-sandbox doctor`: what this host can enforce, and the commands that mend the rest."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from mas_sandbox.sdk.calls import decode
+from mas_sandbox.sdk.daemon_command import daemon_command
+from mas_sandbox.sdk.errors import DaemonUnavailable
+from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.isolation import Isolation
+
+from .chosen import Json
+from .screen import console, show_json, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+PROBE_TIMEOUT_S = 60.0
+
+
+class ControlFinding(BaseModel):
+    """One control of one runtime, as `mas-sandboxd -probe` reports it."""
+
+    enforced: bool
+    mechanism: str = ""
+    mend: str = ""
+
+
+class RuntimeFinding(BaseModel):
+    """One runtime. `reason` and `mend` are empty where it is available."""
+
+    available: bool
+    version: str = ""
+    reason: str = ""
+    mend: str = ""
+    isolation: Isolation
+    controls: dict[str, ControlFinding] = {}
+
+
+class Host(BaseModel):
+    """The machine that was probed."""
+
+    kernel: str
+    python: str
+    uid: int
+
+
+class Findings(BaseModel):
+    """What `mas-sandboxd -probe` prints. Runtimes come weakest first."""
+
+    version: str
+    host: Host
+    runtimes: dict[str, RuntimeFinding]
+
+    @property
+    def best(self) -> str | None:
+        """What `-runtime auto` takes: the strongest that works, never one without walls."""
+        walls = [
+            (finding.isolation.strength, name)
+            for name, finding in self.runtimes.items()
+            if finding.available and finding.isolation is not Isolation.NONE
+        ]
+        return max(walls)[1] if walls else None
+
+
+def doctor(*, json: Json = False) -> int:
+    """Show what this host can enforce, and the commands that mend what it cannot.
+
+    Exit status 0 where there is a runtime with walls, else 1.
+    """
+    findings = probe()
+    if json:
+        show_json(findings.model_dump(mode="json") | {"auto": findings.best})
+    else:
+        _print(findings)
+    return 0 if findings.best else 1
+
+
+def probe() -> Findings:
+    """Ask the daemon's program; raises DaemonUnavailable."""
+    command = [*daemon_command(), "-probe"]
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise DaemonUnavailable(
+            f"`{' '.join(command)}` cannot be run ({exc}); set MAS_SANDBOXD to mas-sandboxd"
+        ) from exc
+    if answer.returncode != 0:
+        said = answer.stderr.decode("utf-8", "backslashreplace").strip()
+        raise DaemonUnavailable(f"`{' '.join(command)}` failed: {said or answer.returncode}")
+    return decode(Findings, answer.stdout)
+
+
+def _print(findings: Findings) -> None:
+    screen = console()
+    host = findings.host
+    who = "root" if host.uid == 0 else f"uid {host.uid}"
+    screen.print(
+        visible(f"mas-sandbox {findings.version} on {host.kernel}, Python {host.python}, {who}"),
+        markup=False,
+    )
+    screen.print()
+    screen.print(_matrix(findings))
+    screen.print()
+    for line in mends(findings):
+        screen.print(visible(line), markup=False, soft_wrap=True)
+    if findings.best:
+        screen.print(f"[green]ready[/]: `-runtime auto` takes {visible(findings.best)}")
+    else:
+        screen.print("[red]not ready[/]: no runtime with walls works here")
+
+
+def _matrix(findings: Findings) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table.add_column("CONTROL")
+    for name in findings.runtimes:
+        table.add_column(visible(name).upper())
+    table.add_row("available", *map(_availability, findings.runtimes.values()))
+    table.add_row("isolation", *(Text(found.isolation) for found in findings.runtimes.values()))
+    for control in Control:
+        table.add_row(control, *(_cell(found, control) for found in findings.runtimes.values()))
+    return table
+
+
+def _availability(found: RuntimeFinding) -> Text:
+    from rich.text import Text
+
+    if found.available:
+        return Text(f"✓ {visible(found.version)}".rstrip(), style="green")
+    return Text(f"✗ {visible(found.reason)}", style="red")
+
+
+def _cell(found: RuntimeFinding, control: Control) -> Text:
+    from rich.text import Text
+
+    status = found.controls.get(control)
+    if status is not None and status.enforced:
+        return Text.assemble(("✓ ", "green"), (visible(status.mechanism), "dim"))
+    return Text.assemble(("✗ ", "red"), (visible(status.mechanism if status else ""), "dim"))
+
+
+def mends(findings: Findings) -> list[str]:
+    """What would mend what is missing, each command once, with what it is for."""
+    gains: dict[str, list[str]] = {}
+    for name, found in findings.runtimes.items():
+        if found.mend:
+            gains.setdefault(found.mend, []).append(name)
+        for control, status in found.controls.items():
+            if status.mend and not status.enforced:
+                gains.setdefault(status.mend, []).append(f"{control} in {name}")
+    lines = [f"  {mend}\n      for {', '.join(gained)}" for mend, gained in gains.items()]
+    return ["To enforce more:", *lines, ""] if lines else []

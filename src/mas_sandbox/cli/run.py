@@ -1,0 +1,106 @@
+"""`mas-sandbox run`: one tool call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from mas_sandbox.sdk.errors import InvalidRequest
+from mas_sandbox.sdk.result import ToolResult
+from mas_sandbox.wire import strict_json
+
+from .chosen import Json, Url, executor
+from .screen import complain, show, show_json
+
+
+def run(
+    tool: Annotated[str, Parameter(help="Its name; `mas-sandbox tools` lists them.")],
+    /,
+    *,
+    arg: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name=["--arg", "-a"],
+            negative="",
+            help="NAME=TEXT, or NAME:=JSON for numbers, lists, true and false. May be repeated.",
+        ),
+    ] = (),
+    json_args: Annotated[
+        str | None, Parameter(help="All arguments as one JSON object; --arg adds to it.")
+    ] = None,
+    policy: Annotated[
+        str | None, Parameter(help="A policy as JSON, to narrow what is allowed.")
+    ] = None,
+    sandbox_id: Annotated[str | None, Parameter(help="A named sandbox to run in.")] = None,
+    url: Url = None,
+    runtime: Annotated[
+        str | None, Parameter(help="Start a daemon with this runtime for the call.")
+    ] = None,
+    policy_file: Annotated[
+        Path | None, Parameter(help="Start a daemon with this policy file for the call.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Run one tool and print its result.
+
+    Output goes to stdout and stderr as the tool wrote it, and the exit status is the
+    tool's own; 1 where the call failed.
+    """
+    args = arguments(arg, json_args)
+    narrowing = None if policy is None else _object(policy, "--policy")
+    with executor(url, runtime, policy_file) as chosen:
+        result = chosen.execute(tool, args, policy=narrowing, sandbox_id=sandbox_id)
+    if json:
+        show_json(result.model_dump(mode="json"))
+    else:
+        _print(result)
+    if result.error is None:
+        return result.exit_code
+    return result.exit_code or 1
+
+
+def arguments(pairs: tuple[str, ...], json_args: str | None) -> dict[str, Any]:
+    """A call's arguments; raises InvalidRequest.
+
+    >>> arguments(("path=a=b", "start_line:=10"), '{"end_line": 20}')
+    {'end_line': 20, 'path': 'a=b', 'start_line': 10}
+    """
+    args = {} if json_args is None else _object(json_args, "--json-args")
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip(":"):
+            raise InvalidRequest(f"--arg {pair!r} is not NAME=TEXT or NAME:=JSON")
+        if name.endswith(":"):
+            args[name[:-1]] = _json(text, f"--arg {name}=")
+        else:
+            args[name] = text
+    return args
+
+
+def _print(result: ToolResult) -> None:
+    if isinstance(result.result, str):
+        show(result.result, sys.stdout)
+    elif result.result is not None:
+        show_json(result.result)
+    show(result.stderr, sys.stderr)
+    if result.truncated:
+        complain("the output was cut at the policy's output limit")
+    if result.error is not None:
+        complain(f"{result.error.code}: {result.error.message}")
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    value = _json(text, what)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{what} is not a JSON object, such as '{{\"name\": 1}}'")
+    return value
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return strict_json.loads(text)
+    except ValueError as exc:
+        raise InvalidRequest(f"{what} is not JSON: {exc}") from exc

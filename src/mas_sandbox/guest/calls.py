@@ -1,0 +1,184 @@
+"""One running call: its process, its pipes, its limits, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mas_sandbox.wire.credit import SendCredit
+from mas_sandbox.wire.errors import ErrorCode
+from mas_sandbox.wire.frames import CHUNK, Kind
+from mas_sandbox.wire.messages import GUEST_CODES, Result
+
+from . import processes
+from .child import REPORT_BYTES, become_call
+from .refusal import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .child import Plan
+    from .processes import Ended
+
+_SETTLE_SECONDS = 2.0
+"""How long a dead call's remaining processes may hold up its result."""
+
+
+class RunningCall:
+    """`pipes`: descriptor -> the kind of frame its data travels in, until end of file.
+
+    `settle_by`: set when the main process is gone, the monotonic time until which what
+    it left behind is waited for; `drain`: that is over, only what the pipes still
+    hold is left to be sent.
+    """
+
+    def __init__(self, stream: int, plan: Plan) -> None:
+        """Fork. Raises Refused when there is no process or descriptor to be had."""
+        call = plan.call
+        self.stream = stream
+        self.credit = SendCredit()
+        self.drain = False
+        self.settle_by = 0.0
+        self._timeout_ms = call.timeout_ms
+        self._output_bytes = self._output_left = call.output_bytes
+        self._returns_value = plan.tool is None or plan.tool.program is None
+        self._has_value = False
+        self._ended: Ended | None = None
+        self._code = self._message = ""
+        self.pid, self.pipes, self._report = _fork(plan)
+        self.deadline = (
+            time.monotonic() + call.timeout_ms / 1000 if call.timeout_ms else float("inf")
+        )
+
+    def kill(self, code: ErrorCode, message: str) -> None:
+        """End the call's processes. The first reason is the one that is told."""
+        if not self._code:
+            self._code, self._message = code, message
+        if self._ended is None:
+            processes.kill(self.pid)
+
+    def cancel(self) -> None:
+        """End the call, and drop what it has written."""
+        self.kill(ErrorCode.INTERRUPTED, "the call was cancelled")
+        self._drop_output()
+
+    def expire(self) -> None:
+        self.deadline = float("inf")
+        if self._ended is None:
+            self.kill(
+                ErrorCode.TIMEOUT,
+                f"ended after {self._timeout_ms} ms; raise timeout_ms or do less in one call",
+            )
+
+    def reap(self) -> bool:
+        """Whether the main process has ended, now or before."""
+        if self._ended is None:
+            self._ended = processes.reap(self.pid)
+            if self._ended is not None:
+                self.settle_by = time.monotonic() + _SETTLE_SECONDS
+        return self._ended is not None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended is not None
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is credit to send with, or the output limit left to be noticed."""
+        return self.credit.available > 0 or self._output_left == 0
+
+    def read(self, descriptor: int) -> bytes | None:
+        """The next piece to send, None when there is none to be had now.
+
+        Closes the pipe at its end. Ends the call at its output limit, after exactly
+        as many bytes as it may write.
+        """
+        size = min(CHUNK, self.credit.available, self._output_left) or 1
+        try:
+            data = os.read(descriptor, size)
+        except BlockingIOError:
+            return None
+        if not data:
+            self.close(descriptor)
+            return None
+        if self._output_left == 0:
+            self._end_at_output_limit()
+            return None
+        self._output_left -= len(data)
+        self.credit.spend(len(data))
+        if self.pipes[descriptor] is Kind.VALUE:
+            self._has_value = True
+        return data
+
+    def close(self, descriptor: int) -> None:
+        del self.pipes[descriptor]
+        os.close(descriptor)
+
+    def result(self) -> Result:
+        """How it ended; to be asked once, when no pipe is left."""
+        ended = self._ended
+        if ended is None:
+            raise AssertionError("the call has not ended")
+        if not self._code:
+            self._code, self._message = self._reported()
+        os.close(self._report)
+        if not self._code and self._returns_value and not (self._has_value and not ended.exit_code):
+            self._code = ErrorCode.TOOL_FAILED
+            self._message = (
+                f"the tool was ended by signal {ended.killed_by} before it returned a value"
+                if ended.killed_by
+                else f"the tool exited with {ended.exit_code} before it returned a value"
+            )
+        return Result(ended.exit_code, self._code, self._message, ended.cpu_us, ended.max_rss_kb)
+
+    def _end_at_output_limit(self) -> None:
+        self.kill(
+            ErrorCode.OUTPUT_LIMIT,
+            f"ended at {self._output_bytes} bytes of output; raise output_bytes or print less",
+        )
+        self._drop_output()
+
+    def _drop_output(self) -> None:
+        for descriptor in list(self.pipes):
+            self.close(descriptor)
+
+    def _reported(self) -> tuple[str, str]:
+        """What the child said of its failure. It may be a lie, so it is only text here."""
+        try:
+            line = os.read(self._report, REPORT_BYTES)
+        except BlockingIOError:
+            return "", ""
+        if not line:
+            return "", ""
+        code, _, message = line.decode("utf-8", "replace").partition("\n")
+        if code not in GUEST_CODES:
+            return ErrorCode.TOOL_FAILED, "the tool's process reported its failure in no known form"
+        return code, message
+
+
+def _fork(plan: Plan) -> tuple[int, dict[int, Kind], int]:
+    """The child's id, the pipes to read, and the one that its report comes through."""
+    reading: list[int] = []
+    writing: list[int] = []
+    toolrunner = os.getpid()
+    try:
+        for _ in range(4):
+            ours, theirs = os.pipe()
+            reading.append(ours)
+            writing.append(theirs)
+            os.set_blocking(ours, False)
+        plan.stdout, plan.stderr, plan.value, plan.report = writing
+        pid = os.fork()
+    except OSError as error:
+        _close_all(reading + writing)
+        message = f"no process could be started for the call: {error.strerror}; end others first"
+        raise Refused(ErrorCode.TOOL_FAILED, message) from error
+    if pid == 0:
+        become_call(plan, toolrunner)
+    _close_all(writing)
+    stdout, stderr, value, report = reading
+    return pid, {stdout: Kind.STDOUT, stderr: Kind.STDERR, value: Kind.VALUE}, report
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Builds the broker and what it is made of. Importing this takes a while, so `daemon` does it
+while the first sandbox comes up."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mas_sandbox.audit.log import AuditLog
+from mas_sandbox.tools.builtin import BUILTIN
+
+from .admission import Admission
+from .broker import Broker
+from .calls import Caller
+from .catalog import Catalog
+from .extensions import describe
+from .plan import Planner
+from .sandboxes import NamedSandboxes
+
+if TYPE_CHECKING:
+    from mas_sandbox.policy.file import PolicyFile
+    from mas_sandbox.policy.model import Policy
+    from mas_sandbox.runtimes.base import Probe, Runtime, SandboxSpec
+    from mas_sandbox.tools.manifest import ToolSpec
+
+    from .head_start import HeadStartPool
+    from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What a front door needs, and what the operator is told at the start."""
+
+    broker: Broker
+    local: Caller
+    policy_file: PolicyFile | None
+    runtime: Runtime
+    policy_source: str
+    audit_path: Path
+
+
+async def assemble(
+    settings: Settings, runtime: Runtime, probe: Probe, pool: HeadStartPool, first: SandboxSpec
+) -> Daemon:
+    """`first`: the sandbox that carries the operator's tools. Raises SandboxError."""
+    file = None if settings.policy is None else _policy_file(settings.policy)
+    local = Caller("local", _default_policy(file, runtime.name))
+    tools = BUILTIN
+    if first.extensions:
+        tools += await _operators_tools(pool, first)
+        if settings.pool == 0:
+            pool.begin(first)
+    planner = Planner(runtime, probe, Catalog(tools), os.environ, first.extensions)
+    audit = AuditLog.open(settings.state_dir, record_args=settings.audit_args)
+    if settings.pool:
+        pool.warm(planner.sandbox(local.policy, None))
+    broker = Broker(
+        runtime=runtime,
+        probe=probe,
+        planner=planner,
+        pool=pool,
+        admission=Admission(settings.max_concurrent, settings.max_queue),
+        sandboxes=NamedSandboxes(pool),
+        audit=audit,
+    )
+    return Daemon(
+        broker=broker,
+        local=local,
+        policy_file=file,
+        runtime=runtime,
+        policy_source=str(settings.policy or "the built-in default"),
+        audit_path=audit.path,
+    )
+
+
+def _policy_file(path: Path) -> PolicyFile:
+    from mas_sandbox.policy.file import load_policy_file
+
+    return load_policy_file(path)
+
+
+def _default_policy(file: PolicyFile | None, runtime: str) -> Policy | None:
+    """The policy of callers without a token of their own; None for the shipped one."""
+    if file is None or file.default is None:
+        return None
+    from mas_sandbox.policy.default import completed
+
+    from .layers import base_policy
+
+    return completed(file.default, base_policy(runtime))
+
+
+async def _operators_tools(pool: HeadStartPool, spec: SandboxSpec) -> tuple[ToolSpec, ...]:
+    sandbox = await pool.acquire(spec)
+    try:
+        return await describe(sandbox, {tool.name for tool in BUILTIN})
+    finally:
+        pool.release(sandbox)

@@ -1,0 +1,57 @@
+"""Puts a daemon together from its settings, and takes it apart again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mas_sandbox.runtimes.select import choose_runtime
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+
+from .extensions import read_sources
+from .head_start import HeadStartPool
+from .shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from .assembly import Daemon
+    from .settings import Settings
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Daemon]:
+    """A daemon, ready for its front door; on leaving, everything of it is gone.
+
+    Raises SandboxError with the mend for whatever the settings ask and this host lacks.
+    """
+    sources = read_sources(settings.tools)
+    runtime, probe = await choose_runtime(settings.runtime)
+    pool = HeadStartPool(runtime, settings.pool)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(pool.close)
+        if settings.runtime_config is not None:
+            raise SandboxError(
+                ErrorCode.INVALID_REQUEST,
+                f"runtime {runtime.name} has no settings; leave -runtime-config out",
+            )
+        first = SHIPPED.get(runtime.name, SHIPPED[""]).sandbox(sources)
+        if sources or (settings.pool == 0 and settings.policy is None):
+            pool.begin(first)
+        # In a thread, so that the loop can attend to the sandbox that is coming up.
+        await asyncio.to_thread(_import_the_rest)
+        from .assembly import assemble
+
+        daemon = await assemble(settings, runtime, probe, pool, first)
+        undo.pop_all()
+        try:
+            yield daemon
+        finally:
+            await daemon.broker.close()
+
+
+def _import_the_rest() -> None:
+    """What stands between here and the first answer; most of a start is spent on it."""
+    import jsonschema_rs  # noqa: F401
+
+    from . import assembly, stdio  # noqa: F401

@@ -1,0 +1,74 @@
+"""The HTTP application: layers, routes, and how errors are worded."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from mas_sandbox import __version__
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+
+from ..auth import Authenticator
+from ..broker import Broker
+from ..listen import HostNames
+from .page import page
+from .problems import problem, problem_of
+from .routes import guarded, router
+from .stack import stack
+from .strict import explain
+
+
+def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) -> FastAPI:
+    """The ASGI application of one daemon."""
+    app = FastAPI(
+        title="mas-sandbox",
+        version=__version__,
+        summary="Runs agents' tool calls behind walls.",
+        docs_url=None,
+        redoc_url=None,
+        middleware=stack(authenticator, names),
+        exception_handlers={
+            SandboxError: _sandbox_error,
+            RequestValidationError: _invalid,
+            HTTPException: _http_error,
+        },
+    )
+    app.state.broker = broker
+    app.include_router(router)
+    app.include_router(guarded)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """The API in a page of its own, which loads nothing from anywhere."""
+        return HTMLResponse(
+            page(app.openapi()),
+            headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    return app
+
+
+async def _sandbox_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SandboxError)
+    return problem_of(error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem(400, ErrorCode.INVALID_REQUEST, explain(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID_REQUEST
+    match error.status_code:
+        case 404:
+            message = "there is nothing here; GET /docs lists the endpoints"
+        case 405:
+            message = "this endpoint takes another method; GET /docs lists them"
+        case _:
+            message = error.detail
+    return problem(error.status_code, code, message, dict(error.headers or {}))

@@ -1,0 +1,55 @@
+"""Requests that never became calls, as HTTP has it."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from mas_sandbox.wire import strict_json
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
+
+from ..admission import Overloaded
+from ..broker import Draining
+
+STATUS: dict[ErrorCode, int] = {
+    ErrorCode.POLICY_DENIED: 403,
+    ErrorCode.POLICY_UNENFORCEABLE: 422,
+    ErrorCode.APPROVAL_REQUIRED: 403,
+    ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.TOOL_FAILED: 500,
+    ErrorCode.TIMEOUT: 504,
+    ErrorCode.OUTPUT_LIMIT: 500,
+    ErrorCode.OUT_OF_MEMORY: 500,
+    ErrorCode.SANDBOX_CRASH: 503,
+    ErrorCode.GUEST_LOST: 503,
+    ErrorCode.GUEST_PROTOCOL_ERROR: 503,
+    ErrorCode.OVERLOADED: 429,
+    ErrorCode.INTERRUPTED: 503,
+    ErrorCode.INTERNAL: 503,
+}
+"""For an error that a route raises; a call's own failure is inside a 200."""
+
+
+class JsonReply(Response):
+    """A body that was encoded by `strict_json`."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: object, status: int = 200, headers: dict[str, str] | None = None):
+        super().__init__(strict_json.dumps(content), status, headers)
+
+
+def problem(
+    status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
+) -> JsonReply:
+    """The body of every 4xx and 5xx: `{"error": {"code", "message"}}`."""
+    return JsonReply({"error": {"code": str(code), "message": message}}, status, headers)
+
+
+def problem_of(error: SandboxError) -> JsonReply:
+    """The problem that an error stands for."""
+    status = 503 if isinstance(error, Draining) else STATUS[error.code]
+    headers = None
+    if isinstance(error, Overloaded):
+        headers = {"retry-after": str(error.retry_after)}
+    return problem(status, error.code, error.message, headers)

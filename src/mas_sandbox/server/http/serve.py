@@ -1,0 +1,134 @@
+"""Runs the HTTP door: the event loop, signals, and what the operator is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from ..assembly import Daemon
+from ..auth import Authenticator
+from ..daemon import running
+from ..layers import base_policy
+from ..listen import BACKLOG, HostNames, bind, parse_address
+from ..main import warn_of_no_walls
+from ..settings import Settings
+from .app import build_app
+from .protocol import BoundedProtocol
+
+KEEP_ALIVE_S = 15
+LAST_WORDS_S = 2
+"""How long written answers may take to leave, once every call has ended."""
+_HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SandboxError for what start-up lacks."""
+    _raise_open_files()
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    assert settings.listen is not None
+    address = parse_address(settings.listen)
+    async with running(settings) as daemon:
+        authenticator = Authenticator(
+            base_policy(daemon.runtime.name),
+            daemon.local.policy,
+            settings.auth_token,
+            daemon.policy_file,
+        )
+        with bind(address, authenticator.required, settings.auth_token) as listener:
+            app = build_app(daemon.broker, authenticator, HostNames(settings.allowed_hosts))
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    http=BoundedProtocol,
+                    ws="none",
+                    loop="none",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    proxy_headers=False,
+                    server_header=False,
+                    headers=_HEADERS,
+                    backlog=BACKLOG,
+                    timeout_keep_alive=KEEP_ALIVE_S,
+                    timeout_graceful_shutdown=LAST_WORDS_S,
+                )
+            )
+            _announce(daemon, listener, address.host, authenticator.required)
+            await _until_signalled(server, daemon, listener, settings.drain_timeout_s)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: a signal first drains the broker."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _until_signalled(
+    server: _Server, daemon: Daemon, listener: socket.socket, grace_s: float
+) -> None:
+    """The first signal lets calls finish within `grace_s`; the second ends them at once."""
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+
+    def on_signal() -> None:
+        if signalled.is_set():
+            _say("ending at once")
+            daemon.broker.interrupt()
+            server.force_exit = True
+            loop.call_later(LAST_WORDS_S, os._exit, 1)
+        signalled.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(signalled.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if signalled.is_set():
+        _say(f"shutting down: running calls may take {grace_s:g} s more; again to end at once")
+        await daemon.broker.drain(grace_s)
+        server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+def _raise_open_files() -> None:
+    """Each connection and each sandbox holds descriptors; the soft limit is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _announce(daemon: Daemon, listener: socket.socket, host_given: str, asked: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    alone = "" if host_given or asked else " (this machine only: there is no token)"
+    runtime = daemon.runtime
+    lines = [
+        f"listening  http://{place}{alone}",
+        f"runtime    {runtime.name} (isolation: {runtime.isolation})",
+        f"auth       {'bearer token' if asked else 'none'}",
+        f"policy     {daemon.policy_source}",
+        f"audit      {daemon.audit_path}",
+        f"docs       http://{place}/docs",
+    ]
+    _say("ready\n  " + "\n  ".join(lines))
+    warn_of_no_walls(daemon)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"mas-sandboxd: {text}\n")
+    sys.stderr.flush()

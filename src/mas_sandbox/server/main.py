@@ -1,0 +1,95 @@
+"""`mas-sandboxd`: the command. Imports little, so that a one-call daemon starts quickly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .assembly import Daemon
+    from .settings import Settings
+
+_PR_SET_DUMPABLE = 4  # prctl(2), <linux/prctl.h>
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the daemon; ends the process with its status."""
+    from .settings import parse_flags
+
+    settings = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    # Pydantic would import every plugin that any installed package offers it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    import asyncio
+    import logging
+
+    from mas_sandbox.wire.errors import SandboxError
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="mas-sandboxd: %(levelname)s: %(message)s",
+    )
+    _hide_memory()
+    try:
+        if settings.probe:
+            from .probing import print_probes
+
+            asyncio.run(print_probes())
+        elif settings.listen is not None:
+            from .http.serve import serve
+
+            serve(settings)
+        else:
+            asyncio.run(_stdio(settings))
+    except SandboxError as error:
+        _say(error.message)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _stdio(settings: Settings) -> None:
+    import asyncio
+    import signal
+
+    from .daemon import running
+
+    async with running(settings) as daemon:
+        from .stdio import Answers, StdioDoor
+
+        warn_of_no_walls(daemon)
+        door = StdioDoor(daemon.broker, daemon.local, Answers(sys.stdout.fileno()))
+        serving = asyncio.create_task(door.serve(sys.stdin.fileno()))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, serving.cancel)
+        await asyncio.wait([serving])
+        if not serving.cancelled():
+            serving.result()
+
+
+def warn_of_no_walls(daemon: Daemon) -> None:
+    """Say plainly when nothing stands between a tool and this machine."""
+    if daemon.runtime.name == "local":
+        _say(
+            "WARNING: runtime local isolates nothing: every tool runs with the full rights "
+            "of this user. Use -runtime jail for walls."
+        )
+
+
+def _hide_memory() -> None:
+    """Keep other processes of this user from reading tokens out of this one (prctl(2))."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"mas-sandboxd: {text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
+from mas_sandbox.runtimes.select import build_runtime
+
+RUNTIMES = ("local", "jail")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test's daemons keep their state, and find their settings, in the test's own place."""
+    monkeypatch.setenv("MAS_SANDBOX_STATE", str(tmp_path / "state"))
+    for name in [name for name in os.environ if name.startswith("MAS_SANDBOX")]:
+        if name != "MAS_SANDBOX_STATE":
+            monkeypatch.delenv(name)
+    yield
+
+
+@pytest.fixture(params=RUNTIMES)
+async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
+    """Each runtime in turn."""
+    built = build_runtime(request.param)
+    probe = await built.probe()
+    assert probe.available, f"{request.param}: {probe.reason}; to mend it: {probe.mend}"
+    yield built
+    await built.close()
+
+
+@pytest.fixture
+async def jail() -> AsyncIterator[Runtime]:
+    built = build_runtime("jail")
+    probe = await built.probe()
+    assert probe.available, f"jail: {probe.reason}; to mend it: {probe.mend}"
+    yield built
+    await built.close()
+
+
+@pytest.fixture
+async def sandbox(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    """A sandbox without limits of its own, of each runtime in turn."""
+    async with await runtime.start(SandboxSpec()) as started:
+        yield started
