@@ -8,6 +8,7 @@ Run as a program: `python stdio_daemon.py`. The tool's name says what happens:
 * `die`: last words on stderr, then exit status 3; `killed`: SIGKILL to itself
 * `garbage`: a line that is no JSON; `anonymous`: an error reply with id null
 * `stubborn`: no answer, and SIGTERM is ignored
+* `say`: the result is `args.text`, and so is stderr
 * `large`: a result of `args.bytes` characters
 
 Not modelled: policies, sandboxes, the bound on a line, audit.
@@ -62,6 +63,8 @@ def serve(request: dict[str, Any]) -> None:
             reply({"id": None}, error=error, status="error")
         case "stubborn":
             time.sleep(3600)
+        case "say":
+            reply(request, result=args["text"], stderr=args["text"])
         case "large":
             reply(request, result="x" * args["bytes"])
 

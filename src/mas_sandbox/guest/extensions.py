@@ -4,21 +4,30 @@ Every public function that a file defines at top level, with annotations and a
 docstring, is a tool of its name; `CAPABILITIES = {"name": ["network"]}` in the file says
 what one needs, `exec` and `file` unless it does. The source is compiled beforehand, which
 runs none of it; it is executed only by `describe` and `run`, in a forked child.
+
+Import this only where there are such files, before the fork: it is slow (inspect, typing).
 """
 
 from __future__ import annotations
 
+import inspect
+import linecache
+import sys
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from mas_sandbox.tools.manifest import Capability
+from mas_sandbox.wire import strict_json
+
+from .child import DESCRIBE
+from .signature import Signature, Unsupported, plain
 from .tools import NAMES, ToolFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType, FunctionType, ModuleType
-    from typing import Any
-
     from .files import Files
 
 DEFAULT_CAPABILITIES = ("exec", "file")
-RESERVED = "describe_extensions"
 _MAX_RESULT = 64 * 1024 * 1024
 
 
@@ -33,6 +42,8 @@ class Extensions:
                 self._code[file] = compile(source, _shown_name(file), "exec", dont_inherit=True)
             except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
                 self._code[file] = error
+        if any("async def" in source for source in sources.values()):
+            import asyncio  # noqa: F401  # slow: once, not in every call
 
     def describe(self) -> list[dict[str, Any]]:
         """Manifests: name, description, input_schema, capabilities, sorted by file.
@@ -60,8 +71,6 @@ class Extensions:
         when nobody does, `invalid_request` for arguments that do not fit. `files` is
         not used: an operator's tool is plain Python, held by the wall around it.
         """
-        from .signature import Signature, Unsupported, plain
-
         file, function = self._find(name)
         try:
             arguments = Signature(function).arguments(args)
@@ -83,10 +92,6 @@ class Extensions:
         raise ToolFailure(f"no tool is named {name[:80]!r}", "not_found")
 
     def _execute(self, file: str) -> ModuleType:
-        import linecache
-        import sys
-        from types import ModuleType
-
         code = self._code[file]
         if isinstance(code, Exception):
             raise _broken(file, code) from code
@@ -103,8 +108,6 @@ class Extensions:
 
 
 def _public_functions(module: ModuleType) -> dict[str, FunctionType]:
-    from types import FunctionType
-
     return {
         name: value
         for name, value in vars(module).items()
@@ -115,8 +118,6 @@ def _public_functions(module: ModuleType) -> dict[str, FunctionType]:
 
 
 def _manifest(file: str, name: str, function: FunctionType) -> dict[str, Any]:
-    from .signature import Signature, Unsupported
-
     try:
         signature = Signature(function)
         input_schema = signature.input_schema()
@@ -128,8 +129,6 @@ def _manifest(file: str, name: str, function: FunctionType) -> dict[str, Any]:
 def _capabilities(
     module: ModuleType, file: str, functions: dict[str, FunctionType]
 ) -> dict[str, list[str]]:
-    from mas_sandbox.tools.manifest import Capability
-
     stated = vars(module).get("CAPABILITIES", {})
     if not isinstance(stated, dict):
         raise _wrong(file, "CAPABILITIES must be a dict of function name -> list of capabilities")
@@ -143,7 +142,7 @@ def _capabilities(
 
 
 def _check_name(file: str, name: str, found_in: dict[str, str]) -> None:
-    if name in NAMES or name == RESERVED:
+    if name in NAMES or name == DESCRIBE:
         raise _wrong(file, f"function {name} has the name of a built-in tool; rename it")
     if name in found_in:
         raise _wrong(file, f"function {name} is already defined in {found_in[name]}; rename one")
@@ -152,8 +151,6 @@ def _check_name(file: str, name: str, found_in: dict[str, str]) -> None:
 
 
 def _called(function: FunctionType, arguments: dict[str, Any]) -> Any:
-    import inspect
-
     if not inspect.iscoroutinefunction(function):
         return function(**arguments)
     import asyncio
@@ -163,8 +160,6 @@ def _called(function: FunctionType, arguments: dict[str, Any]) -> Any:
 
 def _checked(value: Any) -> Any:
     """The value as the host will read it. Raises ValueError for what it would refuse."""
-    from mas_sandbox.wire import strict_json
-
     return strict_json.loads(strict_json.dumps(value), max_bytes=_MAX_RESULT)
 
 

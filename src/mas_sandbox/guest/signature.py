@@ -1,6 +1,5 @@
 """A typed, documented function as a tool: JSON Schema out, arguments in, result out.
 
-Imported with the operator's tools only, because inspect and typing are slow to import.
 `schema` and `convert` understand the same annotations: str, int, float, bool, None, Any,
 list, dict with str keys, unions, Literal, Enum, dataclasses, TypedDict, and Annotated
 whose text is the description. Everything else raises `Unsupported`.
@@ -165,7 +164,7 @@ def plain(value: Any) -> Any:
 def _fields(hint: Any) -> tuple[dict[str, Any], list[str]] | None:
     """Fields and which of them are required, of a dataclass or a TypedDict."""
     if typing.is_typeddict(hint):
-        return typing.get_type_hints(hint, include_extras=False), sorted(hint.__required_keys__)
+        return _keys(hint)
     if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
         return None
     hints = typing.get_type_hints(hint, include_extras=True)
@@ -176,6 +175,21 @@ def _fields(hint: Any) -> tuple[dict[str, Any], list[str]] | None:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     return {field.name: hints[field.name] for field in fields}, required
+
+
+def _keys(hint: Any) -> tuple[dict[str, Any], list[str]]:
+    # Where annotations are postponed, __required_keys__ knows the class's `total` only.
+    required = set(hint.__required_keys__)
+    hints = {}
+    for name, key in typing.get_type_hints(hint, include_extras=True).items():
+        origin = typing.get_origin(key)
+        if origin is typing.NotRequired:
+            required.discard(name)
+        if origin is typing.Required:
+            required.add(name)
+        marked = origin in (typing.Required, typing.NotRequired)
+        hints[name] = typing.get_args(key)[0] if marked else key
+    return hints, sorted(required)
 
 
 def _record(hint: Any, value: Any) -> Any:
@@ -234,7 +248,7 @@ def _named(hint: Any) -> str:
 def _read_docstring(documentation: str) -> tuple[str, dict[str, str]]:
     """First paragraph, and the lines of a Google-style `Args:` section by name."""
     paragraph = documentation.split("\n\n", 1)[0]
-    if _SECTION.match(paragraph):
+    if _SECTION.match(paragraph.split("\n", 1)[0]):
         raise Unsupported("has a docstring without a description before its arguments")
     descriptions: dict[str, str] = {}
     indent = name = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
@@ -48,7 +48,7 @@ class _Principal(BaseModel):
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Annotated[Literal[1], Strict()]
+    version: Annotated[int, Strict(), Field(ge=1, le=1)]
     policies: dict[Name, Policy] = Field(min_length=1)
     principals: tuple[_Principal, ...] = ()
     default: str | None = None
@@ -113,7 +113,7 @@ def _trusted_bytes(place: Path) -> bytes:
         descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             # The descriptor is asked, not the name: what was checked is what is read.
-            _check_owner(place, os.fstat(descriptor))
+            check_owner(place, os.fstat(descriptor))
             data = os.read(descriptor, MAX_FILE_BYTES + 1)
         finally:
             os.close(descriptor)
@@ -124,7 +124,8 @@ def _trusted_bytes(place: Path) -> bytes:
     return data
 
 
-def _check_owner(place: Path, status: os.stat_result) -> None:
+def check_owner(place: Path, status: os.stat_result) -> None:
+    """Raises SandboxError unless this is a file that only we or root can have written."""
     if not stat.S_ISREG(status.st_mode):
         raise _refusal(place, "is not a regular file")
     if status.st_uid not in (0, os.geteuid()):

@@ -60,7 +60,7 @@ _RESERVED_NAMES = frozenset(
 def _grantable(name: str) -> str:
     if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
         raise ValueError(
-            f"{name} steers how programs are loaded; the sandbox sets it, a policy not"
+            f"{name} steers how programs are loaded; the sandbox sets it, not a policy"
         )
     return name
 

@@ -69,7 +69,11 @@ def _value(
         return [_value(item, (*location, n), lines) for n, item in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
-    raise ValueError(f"line {_line(node)}: the tag {node.tag} is refused; write plain data")
+    raise _bad_tag(node)
+
+
+def _bad_tag(node: yaml.Node) -> ValueError:
+    return ValueError(f"line {_line(node)}: the tag {node.tag} is refused; write plain data")
 
 
 def _mapping(
@@ -102,6 +106,8 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
         return int(text.replace("_", ""))
     if kind == "float" and ":" not in text and math.isfinite(value := _float(text)):
         return value
+    if kind not in ("bool", "int", "float", "timestamp"):
+        raise _bad_tag(node)
     raise ValueError(
         f"line {_line(node)}: {text[:40]!r} could be read as something else; quote it if it is "
         "text, else write it as a decimal number, true, false or null"

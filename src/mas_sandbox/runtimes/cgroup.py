@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -130,12 +131,26 @@ class Cgroups:
         return group
 
     def _reclaim(self) -> None:
-        """Remove the empty groups of dead daemons; their processes died with them."""
+        """Remove the groups of dead daemons, and end what may still run in them."""
+        deadline = time.monotonic() + REMOVE_TIMEOUT_S
         for hierarchy in self._hierarchies:
             for path in hierarchy.parent.glob(PREFIX + "*"):
-                if self._ownership.abandoned(path.name):
-                    with suppress(OSError):
+                while self._ownership.abandoned(path.name) and time.monotonic() < deadline:
+                    try:
                         path.rmdir()
+                        break
+                    except FileNotFoundError:
+                        break
+                    except OSError:
+                        _kill_members(path)
+                        time.sleep(0.005)
+
+
+def _kill_members(group: Path) -> None:
+    with suppress(FileNotFoundError):
+        for process in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
 
 def _settings(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, str, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -38,8 +39,7 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
         first = SHIPPED.get(runtime.name, SHIPPED[""]).sandbox(sources)
         if sources or (settings.pool == 0 and settings.policy is None):
             pool.begin(first)
-        # In a thread, so that the loop can attend to the sandbox that is coming up.
-        await asyncio.to_thread(_import_the_rest)
+        await _import_the_rest()
         from .assembly import assemble
 
         daemon = await assemble(settings, runtime, probe, pool, first)
@@ -50,8 +50,21 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
             await daemon.broker.close()
 
 
-def _import_the_rest() -> None:
-    """What stands between here and the first answer; most of a start is spent on it."""
-    import jsonschema_rs  # noqa: F401
+_REST = (
+    "jsonschema_rs",
+    "mas_sandbox.tools.builtin",
+    "mas_sandbox.audit.journal",
+    "mas_sandbox.audit.log",
+    "mas_sandbox.server.broker",
+    "mas_sandbox.server.assembly",
+    "mas_sandbox.server.stdio",
+)
+"""What stands between a started sandbox and the first answer, in slices of a few ms."""
 
-    from . import assembly, stdio  # noqa: F401
+
+async def _import_the_rest() -> None:
+    """Import while the sandbox comes up, attending to it before each slice."""
+    for name in _REST:
+        for _ in range(4):  # an event may take some turns of the loop to reach its task
+            await asyncio.sleep(0)
+        importlib.import_module(name)

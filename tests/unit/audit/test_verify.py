@@ -79,6 +79,21 @@ def test_a_change_of_any_byte_is_found(tmp_path: Path, lines: list[bytes]) -> No
         assert problems(tmp_path, [bytes(flipped)]), position
 
 
+def test_a_line_spelled_in_another_way_is_found(tmp_path: Path, lines: list[bytes]) -> None:
+    record = json.loads(lines[1])
+    spaced = json.dumps(record, sort_keys=True).encode() + b"\n"
+    doubled = lines[1].replace(b"{", b'{"principal":"someone else",', 1)
+    for line in (spaced, doubled):
+        assert json.loads(line) == record
+        assert problems(tmp_path, [lines[0], line, *lines[2:]])[0] == 2
+
+
+def test_a_gap_in_the_numbers_is_found(tmp_path: Path, lines: list[bytes]) -> None:
+    record = json.loads(lines[-1])
+    renumbered = seal({"kind": "stop"} | STAMP, record["seq"] + 1, record["previous"])
+    assert problems(tmp_path, [*lines[:-1], encode(renumbered)]) == [len(lines)]
+
+
 def test_a_record_changed_and_resealed_breaks_the_chain_behind_it(
     tmp_path: Path, lines: list[bytes]
 ) -> None:

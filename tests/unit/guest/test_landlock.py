@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,10 @@ def host(workspace: Path) -> Iterator[Host]:
 
 
 @pytest.fixture
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("outside")
+def outside() -> Iterator[Path]:
+    """A directory that is neither the workspace nor scratch space."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
 
 
 def tries(host: Host, *commands: str, grants: list[tuple[str, str]]) -> list[bool]:
@@ -70,15 +73,16 @@ def test_the_usual_grant_is_the_whole_workspace_and_scratch_space(
             "echo x > /dev/null && head -c 1 /dev/urandom",
             'f=$(mktemp) && rm "$f"',
             "ls / && cat /etc/passwd",
-            "echo x > /dev/shm/mas-sandbox-test && rm /dev/shm/mas-sandbox-test",
+            'f=$(mktemp -p /dev/shm) && rm "$f"',
             "(sleep 1 & kill $!)",
             "true | cat /dev/stdin > /dev/stdout",
-            "touch /etc/mas-sandbox-test",
-            "echo x > /usr/mas-sandbox-test",
+            f"ls {outside}",
+            f"echo x > {outside}/file",
+            f"mkdir {outside}/directory",
             "echo 0 > /proc/sys/kernel/sysrq",
             grants=[("/workspace", "rw")],
         )
-        == [True] * 7 + [False] * 3
+        == [True] * 8 + [False] * 3
     )
 
 
@@ -101,13 +105,20 @@ def test_a_single_file_can_be_granted(host: Host, workspace: Path) -> None:
     ]
 
 
-def test_a_planted_link_widens_no_grant(host: Host, workspace: Path) -> None:
-    os.symlink("/etc", workspace / "out")
+def test_a_planted_link_widens_no_grant(host: Host, workspace: Path, outside: Path) -> None:
+    os.symlink(outside, workspace / "out")
     os.symlink("/", workspace / "root")
-    for grant in ("/workspace/out", "/workspace/root/etc", "/workspace/../etc"):
-        result = host.bash("touch /etc/mas-sandbox-test", paths=[(grant, "rw")]).result
+    for grant in ("/workspace/out", f"/workspace/root{outside}", f"/workspace/..{outside}"):
+        result = host.bash(f"echo x > {outside}/file", paths=[(grant, "rw")]).result
         assert result is not None
         assert result.code == "invalid_request", grant
+    assert os.listdir(outside) == []
+
+
+def test_a_grant_outside_the_workspace_is_a_grant(host: Host, outside: Path) -> None:
+    write = f"echo x > {outside}/file"
+    assert tries(host, write, grants=[(str(outside), "ro")]) == [False]
+    assert tries(host, write, grants=[(str(outside), "rw")]) == [True]
 
 
 def test_grants_bind_to_the_directory_of_now(host: Host, workspace: Path) -> None:

@@ -205,11 +205,16 @@ def test_a_token_that_would_break_the_header_is_refused() -> None:
 
 
 def test_proxies_of_the_environment_never_see_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        with Client("http://127.0.0.1:9") as sdk, pytest.raises(DaemonUnavailable):
+        with (
+            Client("http://127.0.0.1:9", timeout=1) as sdk,
+            pytest.raises(DaemonUnavailable),
+        ):
             sdk.execute("echo")
         with pytest.raises(BlockingIOError):
             proxy.accept()

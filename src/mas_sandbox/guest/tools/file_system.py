@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import ToolFailure
 from .arguments import flag, only, text
 from .listing import MAX_DEPTH, listed
-from .reading import looks_binary, read_whole
+from .reading import binary, looks_binary, read_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def file_system(args: dict[str, Any], files: Files) -> str | dict[str, Any]:
 def _read(files: Files, path: str) -> str:
     data = read_whole(files, path)
     if looks_binary(data):
-        raise ToolFailure(f"{path!r} is a binary file of {len(data)} bytes, not text")
+        raise binary(path, len(data))
     return data.decode("utf-8", "replace")
 
 

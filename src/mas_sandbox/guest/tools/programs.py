@@ -44,8 +44,9 @@ def python(args: dict[str, Any], files: Files) -> tuple[list[str], list[int]]:
     if len(code) <= _MAX_ARGUMENT:
         return [*interpreter, code.decode()], []
     script = _in_memory(code)
-    # As -c does: __main__ is this code alone, and modules are found in the directory.
-    loader = f'exec(compile(open({script}, "rb").read(), "<string>", "exec"))'
+    # As -c does: nothing but the code in __main__, and modules found in the directory.
+    read = f'__import__("os").read({script}, {len(code)})'
+    loader = f'exec(compile({read}, "<string>", "exec"))'
     return [*interpreter, loader], [script]
 
 

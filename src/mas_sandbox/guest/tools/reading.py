@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 
+from mas_sandbox.guest.place import shown
+
 from . import ToolFailure
 from .arguments import integer, only, text
 
@@ -38,9 +40,10 @@ def read_file(args: dict[str, Any], files: Files) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_WHOLE and "end_line" not in args:
             raise ToolFailure(
-                f"{path!r} is {size} bytes, over {MAX_WHOLE}: give start_line and end_line"
+                f"{shown(path)} is {size} bytes, over {MAX_WHOLE}: give start_line and end_line"
             )
-        refuse_binary(file, path, size)
+        if looks_binary(file.peek(_SNIFFED)):
+            raise binary(path, size)
         return _Lines(file, start, end).result(path, count_all=size <= MAX_WHOLE)
 
 
@@ -49,13 +52,14 @@ def read_whole(files: Files, path: str) -> bytes:
     with files.open_file(path) as file:
         data = file.read(MAX_WHOLE + 1)
     if len(data) > MAX_WHOLE:
-        raise ToolFailure(f"{path!r} is over {MAX_WHOLE} bytes; use read_file with a line range")
+        raise ToolFailure(
+            f"{shown(path)} is over {MAX_WHOLE} bytes; use read_file with a line range"
+        )
     return data
 
 
-def refuse_binary(file: BufferedReader, path: str, size: int) -> None:
-    if looks_binary(file.peek(_SNIFFED)):
-        raise ToolFailure(f"{path!r} is a binary file of {size} bytes, not text")
+def binary(path: str, size: int) -> ToolFailure:
+    return ToolFailure(f"{shown(path)} is a binary file of {size} bytes, not text")
 
 
 def looks_binary(data: bytes) -> bool:
@@ -77,7 +81,7 @@ class _Lines:
     def result(self, path: str, count_all: bool) -> dict[str, Any]:
         total = self._scan(count_all)
         if self._line < self._start and self._start > 1:
-            raise ToolFailure(f"{path!r} has {self._line} lines; start_line is {self._start}")
+            raise ToolFailure(f"{shown(path)} has {self._line} lines; start_line is {self._start}")
         content, _ = codecs.utf_8_decode(self._shown, "replace", not self._truncated)
         result = {
             "content": content,

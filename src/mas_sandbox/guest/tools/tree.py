@@ -63,7 +63,7 @@ class Found:
     @property
     def shown(self) -> str:
         """The path as text that JSON can carry: bytes that are not UTF-8 become `\\xff`."""
-        return shown_name(self.path)
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
 
 def walk(
@@ -104,10 +104,6 @@ def _walk(
             yield from _walk(child, step, inside, budget, f"{path}/", depth + 1)
         finally:
             os.close(child)
-
-
-def shown_name(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def joined(base: str, name: str) -> str:

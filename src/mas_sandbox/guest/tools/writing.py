@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mas_sandbox.guest.place import shown
+
 from . import ToolFailure
 from .arguments import flag, only, text
 from .reading import read_whole
@@ -35,10 +37,10 @@ def edit_file(args: dict[str, Any], files: Files) -> dict[str, Any]:
     data = read_whole(files, path)
     count = data.count(old)
     if count == 0:
-        raise ToolFailure(f"old_text does not occur in {path!r}{_hint(data, old)}")
+        raise ToolFailure(f"old_text does not occur in {shown(path)}{_hint(data, old)}")
     if count > 1 and not replace_all:
         raise ToolFailure(
-            f"old_text occurs {count} times in {path!r}; add lines around it until it is "
+            f"old_text occurs {count} times in {shown(path)}; add lines around it until it is "
             "unique, or set replace_all"
         )
     files.replace(path, data.replace(old, new))

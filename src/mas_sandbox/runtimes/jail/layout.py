@@ -37,13 +37,13 @@ _ETC_OF_USR = ("/etc/alternatives", "/etc/ld.so.cache")
 
 @dataclass(slots=True)
 class Plan:
-    """A bubblewrap command line and the descriptors it names."""
+    """bubblewrap's arguments and the descriptors they name."""
 
-    argv: list[str]
+    arguments: list[str] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
 
     def add(self, *words: str) -> None:
-        self.argv += words
+        self.arguments += words
 
     def add_file(self, content: bytes, path: str, undo: ExitStack) -> None:
         """A read-only file with this content; no host path stands behind it."""
@@ -58,26 +58,20 @@ class Plan:
         self.descriptors.append(descriptor)
         return descriptor
 
+    def encoded(self) -> bytes:
+        """The arguments as `bwrap --args` reads them."""
+        return b"".join(os.fsencode(word) + b"\0" for word in self.arguments)
+
 
 def plan_jail(
-    *,
-    bwrap: str,
-    python: str,
-    runner: bytes,
-    seccomp: bytes,
-    channel: int,
-    info: int,
-    block: int,
-    scratch_mb: int,
-    undo: ExitStack,
+    *, runner: bytes, seccomp: bytes, info: int, scratch_mb: int, undo: ExitStack
 ) -> Plan:
-    """The command line of one jail.
+    """What bubblewrap is told about one jail.
 
-    `channel`, `info`, `block`: descriptors for the toolrunner's byte stream, for
-    what bubblewrap tells of itself, and for the word that it may go on; `undo`
-    holds what must be closed once bubblewrap has started.
+    `runner`: the toolrunner's archive; `info`: where bubblewrap tells of itself;
+    `undo` holds what must be closed once bubblewrap has started.
     """
-    plan = Plan([bwrap], [channel, info, block])
+    plan = Plan(descriptors=[info])
     plan.add("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net")
     plan.add("--unshare-uts", "--unshare-cgroup-try", "--disable-userns")
     plan.add("--die-with-parent", "--new-session", "--cap-drop", "ALL")
@@ -94,11 +88,14 @@ def plan_jail(
     for path, size_mb in (("/dev/shm", SHM_MB), ("/tmp", scratch_mb), (WORKSPACE, scratch_mb)):  # noqa: S108
         plan.add("--perms", "0700", "--size", str(size_mb << 20), "--tmpfs", path)
     plan.add("--remount-ro", "/", "--chdir", WORKSPACE)
-    plan.add("--info-fd", str(info), "--block-fd", str(block))
-    plan.add("--seccomp", str(plan.memory(seccomp, undo)), "--")
-    plan.add(python, "-I", "-S", RUNNER, "--fd", str(channel), "--workspace", WORKSPACE)
-    plan.add("--landlock")
+    plan.add("--info-fd", str(info), "--seccomp", str(plan.memory(seccomp, undo)))
     return plan
+
+
+def toolrunner_command(python: str, channel: int) -> list[str]:
+    """The program inside: `channel` is the descriptor of its byte stream."""
+    runner = [python, "-I", "-S", RUNNER, "--fd", str(channel)]
+    return [*runner, "--workspace", WORKSPACE, "--landlock"]
 
 
 def _add_usr_link(plan: Plan, name: str) -> None:

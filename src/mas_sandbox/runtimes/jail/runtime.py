@@ -21,13 +21,12 @@ from ..ownership import Ownership
 from ..process import ChildProcess
 from ..toolrunner import toolrunner_archive
 from .identity import Identities
-from .layout import SCRATCH_MB, plan_jail
+from .layout import SCRATCH_MB, plan_jail, toolrunner_command
 from .probe import Tools, probe_jail
 from .seccomp import jail_filter
 
-OWN_PROCESSES = 2
-"""bubblewrap as the jail's first process, and the toolrunner."""
-START_TIMEOUT_S = 10.0
+OWN_PROCESSES = 3
+"""bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
 
 
 class JailSandbox(Sandbox):
@@ -90,10 +89,13 @@ class JailRuntime(Runtime):
             limits = Limits(spec.mem_mb, spec.cpus, pids)
             group = self._cgroups.create(str(self._count), limits)
             undo.push_async_callback(group.remove)
-            process, init, ours = await self._launch(tools, spec, user, group, undo)
+            process, ours, info = self._launch(tools, spec, user, group, undo)
+            undo.callback(os.close, info)
             channel = await connect(ours)
             undo.callback(channel.close)
             enforced = _enforced(spec) | await greet(channel, spec, name, process)
+            init = _first_process(info)
+            undo.callback(_kill, os.pidfd_open(init))
             sandbox = JailSandbox(name, channel, enforced, init, group)
             sandbox.releases = undo.pop_all()
             return sandbox
@@ -101,51 +103,54 @@ class JailRuntime(Runtime):
     async def close(self) -> None:
         self._ownership.close()
 
-    async def _launch(
+    def _launch(
         self,
         tools: Tools,
         spec: SandboxSpec,
         user: int | None,
         group: Group,
         undo: AsyncExitStack,
-    ) -> tuple[ChildProcess, int, socket.socket]:
-        """Start bubblewrap; it waits until it is in its group before the jail is built."""
+    ) -> tuple[ChildProcess, socket.socket, int]:
+        """Start bubblewrap; our end of the channel, and the descriptor it tells of itself on.
+
+        It waits for its arguments until it is in its control group, so that nothing of
+        the jail ever runs outside. Without a daemon to send them it gets none, and ends.
+        """
         if self._runner is None:
             self._runner = toolrunner_archive().read_bytes()
-        with ExitStack() as passed:
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            passed.enter_context(theirs)
+        ours, theirs = socket.socketpair()
+        undo.callback(ours.close)
+        with ExitStack() as inherited:
+            inherited.enter_context(theirs)
             info_reader, info_writer = os.pipe()
-            passed.callback(os.close, info_reader)
-            block_reader, block_writer = os.pipe()
-            block = passed.enter_context(os.fdopen(block_writer, "wb", 0))
-            with ExitStack() as inherited:
-                inherited.callback(os.close, info_writer)
-                inherited.callback(os.close, block_reader)
+            inherited.callback(os.close, info_writer)
+            try:
+                arguments_reader, arguments_writer = os.pipe()
+                inherited.callback(os.close, arguments_reader)
                 plan = plan_jail(
-                    bwrap=tools.bwrap,
-                    python=tools.python,
                     runner=self._runner,
                     seccomp=jail_filter(),
-                    channel=theirs.fileno(),
                     info=info_writer,
-                    block=block_reader,
                     scratch_mb=SCRATCH_MB if spec.disk_mb is None else spec.disk_mb,
                     undo=inherited,
                 )
-                process = ChildProcess(
-                    plan.argv,
-                    pass_fds=tuple(plan.descriptors),
-                    environment=dict(spec.env),
-                    user=user,
-                )
-            undo.push_async_callback(_end, process)
-            init = await _first_process(info_reader, process)
-            undo.callback(_kill, os.pidfd_open(init))
-            group.add(init)
-            block.write(b"1")
-        return process, init, ours
+                with os.fdopen(arguments_writer, "wb", 0) as arguments:
+                    process = ChildProcess(
+                        [
+                            *(tools.bwrap, "--args", str(arguments_reader), "--"),
+                            *toolrunner_command(tools.python, theirs.fileno()),
+                        ],
+                        pass_fds=(theirs.fileno(), arguments_reader, *plan.descriptors),
+                        environment=dict(spec.env),
+                        user=user,
+                    )
+                    undo.push_async_callback(_end, process)
+                    group.add(process.pid)
+                    arguments.write(plan.encoded())
+            except BaseException:
+                os.close(info_reader)
+                raise
+        return process, ours, info_reader
 
     def _refuse_unenforceable(self, spec: SandboxSpec) -> None:
         for control in sorted(_limits_asked(spec) - {Control.DISK} - self._cgroups.controls.keys()):
@@ -179,37 +184,12 @@ def _enforced(spec: SandboxSpec) -> frozenset[Control]:
     return _ALWAYS | _limits_asked(spec)
 
 
-async def _first_process(info: int, process: ChildProcess) -> int:
-    """The host's id of the jail's first process, from what bubblewrap tells on `--info-fd`.
+def _first_process(info: int) -> int:
+    """The host's id of the jail's first process, as bubblewrap tells it on `--info-fd`.
 
-    Raises SandboxError `sandbox_crash` with bubblewrap's own words when it fails.
+    It was told before the toolrunner could answer, so there is nothing to wait for.
     """
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    os.set_blocking(info, False)
-    loop.add_reader(info, readable.set)
-    told = b""
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while True:
-                await readable.wait()
-                readable.clear()
-                with suppress(BlockingIOError):
-                    part = os.read(info, 4096)
-                    told += part
-                    if not part:
-                        break
-        return int(json.loads(told)["child-pid"])
-    except (TimeoutError, ValueError, KeyError) as error:
-        process.kill()
-        await process.ended
-        said = process.stderr() or f"it ended with status {process.ended.result()}"
-        raise SandboxError(
-            ErrorCode.SANDBOX_CRASH,
-            f"bubblewrap could not build the jail: {said}; run `mas-sandbox doctor`",
-        ) from error
-    finally:
-        loop.remove_reader(info)
+    return int(json.loads(os.read(info, 4096))["child-pid"])
 
 
 def _kill(first_process: int) -> None:
@@ -220,10 +200,7 @@ def _kill(first_process: int) -> None:
 
 
 async def _end(process: ChildProcess) -> None:
-    """Wait until bubblewrap, and so every process of the jail, is reaped."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await asyncio.shield(process.ended)
+    """End bubblewrap and wait until it, and so every process of the jail, is reaped."""
     process.kill()
     await asyncio.shield(process.ended)
     process.close()

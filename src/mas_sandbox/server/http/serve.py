@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from ..assembly import Daemon
 from ..auth import Authenticator
@@ -48,28 +49,33 @@ async def _serve(settings: Settings) -> None:
         )
         with bind(address, authenticator.required, settings.auth_token) as listener:
             app = build_app(daemon.broker, authenticator, HostNames(settings.allowed_hosts))
-            server = _Server(
-                uvicorn.Config(
-                    app,
-                    http=BoundedProtocol,
-                    ws="none",
-                    loop="none",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    proxy_headers=False,
-                    server_header=False,
-                    headers=_HEADERS,
-                    backlog=BACKLOG,
-                    timeout_keep_alive=KEEP_ALIVE_S,
-                    timeout_graceful_shutdown=LAST_WORDS_S,
-                )
-            )
+            server = build_server(app)
             _announce(daemon, listener, address.host, authenticator.required)
             await _until_signalled(server, daemon, listener, settings.drain_timeout_s)
 
 
-class _Server(uvicorn.Server):
+def build_server(app: ASGIApp) -> Server:
+    """uvicorn with every bound set."""
+    return Server(
+        uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            headers=_HEADERS,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=LAST_WORDS_S,
+        )
+    )
+
+
+class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: a signal first drains the broker."""
 
     @contextlib.contextmanager
@@ -78,7 +84,7 @@ class _Server(uvicorn.Server):
 
 
 async def _until_signalled(
-    server: _Server, daemon: Daemon, listener: socket.socket, grace_s: float
+    server: Server, daemon: Daemon, listener: socket.socket, grace_s: float
 ) -> None:
     """The first signal lets calls finish within `grace_s`; the second ends them at once."""
     loop = asyncio.get_running_loop()
