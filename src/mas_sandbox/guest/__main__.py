@@ -1,9 +1,10 @@
 """mas-toolrunner: runs tool calls that arrive over a channel, inside whatever wall it is in.
 
-usage: mas-toolrunner -fd N -workspace DIR [-landlock] [-own-kernel]
+usage: mas-toolrunner -fd N -workspace DIR [-tmp DIR] [-landlock] [-own-kernel]
 
   -fd N           the channel: an inherited stream socket
   -workspace DIR  the directory that callers know as /workspace
+  -tmp DIR        what calls find in $TMPDIR (default /tmp)
   -landlock       restrict each call to its paths with Landlock, where the kernel has it
   -own-kernel     this kernel is the sandbox's own: set its clock and host name
 
@@ -60,7 +61,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
             raise _UsageError(f"unexpected argument {argument!r}")
         if name in ("help", "h", "landlock", "own-kernel") and not equals:
             flags["help" if name == "h" else name] = ""
-        elif name in ("fd", "workspace") and (equals or pending):
+        elif name in ("fd", "workspace", "tmp") and (equals or pending):
             flags[name] = value if equals else pending.pop()
         else:
             raise _UsageError(f"unknown or incomplete flag {argument!r}")
@@ -82,6 +83,7 @@ def _settings(flags: dict[str, str]) -> Settings:
         raise _UsageError(f"-workspace {workspace!r} is not a directory")
     return Settings(
         os.path.realpath(workspace),
+        temporary=flags.get("tmp", "/tmp"),  # noqa: S108
         landlock=landlock.abi() if "landlock" in flags else 0,
         own_kernel="own-kernel" in flags,
     )

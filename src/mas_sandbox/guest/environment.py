@@ -37,11 +37,11 @@ _STEERING_NAMES = frozenset(
 _STEERING_PREFIXES = ("BASH_FUNC_", "DYLD_", "LD_", "PYTHON")
 
 
-def build(added: dict[str, str], workspace: str) -> dict[str, str]:
+def build(added: dict[str, str], workspace: str, temporary: str) -> dict[str, str]:
     """Raises Refused, `invalid_request`, for a name or value that must not be set."""
     for name, value in added.items():
         _check(name, value)
-    base = {"PATH": PATH, "HOME": workspace, "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
+    base = {"PATH": PATH, "HOME": workspace, "TMPDIR": temporary, "LANG": "C.UTF-8"}
     return base | added
 
 

@@ -34,13 +34,17 @@ _SHUT_DOWN_SECONDS = 2.0
 
 
 class Settings:
-    """`workspace`: the real directory behind `/workspace`; `landlock`: the ABI version to
-    restrict calls with, 0 for none; `own_kernel`: the clock and the host name are ours."""
+    """`workspace`: the real directory behind `/workspace`; `temporary`: a call's TMPDIR;
+    `landlock`: the ABI version to restrict calls with, 0 for none; `own_kernel`: the clock
+    and the host name are ours."""
 
-    __slots__ = ("landlock", "own_kernel", "workspace")
+    __slots__ = ("landlock", "own_kernel", "temporary", "workspace")
 
-    def __init__(self, workspace: str, landlock: int = 0, own_kernel: bool = False) -> None:
+    def __init__(
+        self, workspace: str, *, temporary: str, landlock: int = 0, own_kernel: bool = False
+    ) -> None:
         self.workspace = workspace
+        self.temporary = temporary
         self.landlock = landlock
         self.own_kernel = own_kernel
 
@@ -182,7 +186,7 @@ class Loop:
                 call,
                 self._find(call.tool),
                 self._extensions,
-                environment.build(call.env, settings.workspace),
+                environment.build(call.env, settings.workspace, settings.temporary),
                 workspace=settings.workspace,
                 landlock=settings.landlock,
                 entropy=self._welcome.entropy,

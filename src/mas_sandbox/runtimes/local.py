@@ -35,7 +35,7 @@ _CONTROLS = {
 
 
 class LocalSandbox(Sandbox):
-    """A toolrunner and its workspace directory."""
+    """A toolrunner and the directory it works in."""
 
     enforced = frozenset(_CONTROLS)
 
@@ -72,9 +72,12 @@ class LocalRuntime(Runtime):
         self._count += 1
         name = self._ownership.name(str(self._count))
         async with AsyncExitStack() as undo:
-            workspace = self._directory / name
-            workspace.mkdir(mode=0o700)
-            undo.callback(shutil.rmtree, workspace, ignore_errors=True)
+            place = self._directory / name
+            place.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, place, ignore_errors=True)
+            workspace, temporary = place / "workspace", place / "tmp"
+            workspace.mkdir()
+            temporary.mkdir()
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             with theirs:
@@ -82,6 +85,7 @@ class LocalRuntime(Runtime):
                     [
                         *(sys.executable, "-I", "-S", str(toolrunner_archive())),
                         *("--fd", str(theirs.fileno()), "--workspace", str(workspace)),
+                        *("--tmp", str(temporary)),
                     ],
                     pass_fds=(theirs.fileno(),),
                     environment=dict(spec.env),
