@@ -56,8 +56,10 @@ def daemon(state: Path, *flags: str, runtime: str = "jail") -> Iterator[RunningD
     arguments = ["-listen", "127.0.0.1:0", "-auth-token", TOKEN, "-runtime", runtime]
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mas_sandbox.server.main", *arguments, "-state-dir", str(state)]
-            + list(flags),
+            [
+                *(sys.executable, "-m", "mas_sandbox.server.main"),
+                *(*arguments, "-state-dir", str(state), *flags),
+            ],
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             text=True,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from functools import partial
 
 STDERR_BYTES = 8192
 """How much of a child's standard error is kept, the first bytes."""
@@ -25,8 +26,13 @@ class ChildProcess:
         pass_fds: tuple[int, ...],
         environment: dict[str, str],
         user: int | None = None,
+        groups: tuple[int, ...] = (),
     ) -> None:
-        """Raises OSError as `subprocess.Popen` does. `user`: uid and gid to drop to."""
+        """Raises OSError or SubprocessError as `subprocess.Popen` does.
+
+        `user`: uid and gid to drop to; `groups`: open files of control groups, which
+        the child joins before the program starts.
+        """
         self._stderr = os.memfd_create("stderr") if hasattr(os, "memfd_create") else _scratch()
         try:
             self._process = subprocess.Popen(
@@ -41,6 +47,8 @@ class ChildProcess:
                 user=user,
                 group=user,
                 extra_groups=None if user is None else [],
+                # One write(2) to each open file: nothing that another thread could hold.
+                preexec_fn=partial(_join, groups) if groups else None,
             )
         except BaseException:
             os.close(self._stderr)
@@ -84,6 +92,11 @@ class ChildProcess:
 
     async def _wait_in_thread(self) -> None:
         self.ended.set_result(await asyncio.to_thread(self._process.wait))
+
+
+def _join(groups: tuple[int, ...]) -> None:
+    for descriptor in groups:
+        os.write(descriptor, b"0")
 
 
 def _scratch() -> int:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .assembly import Daemon
     from .settings import Settings
 
+_LAST_WORDS_S = 1.0
+"""How long the answers to interrupted calls may take to leave."""
 _PR_SET_DUMPABLE = 4  # prctl(2), <linux/prctl.h>
 
 
@@ -62,12 +64,20 @@ async def _stdio(settings: Settings) -> None:
         warn_of_no_walls(daemon)
         door = StdioDoor(daemon.broker, daemon.local, Answers(sys.stdout.fileno()))
         serving = asyncio.create_task(door.serve(sys.stdin.fileno()))
-        loop = asyncio.get_running_loop()
+        signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, serving.cancel)
-        await asyncio.wait([serving])
-        if not serving.cancelled():
+            asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+        stopping = asyncio.create_task(signalled.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not signalled.is_set():
             serving.result()
+            return
+        await daemon.broker.drain(0)
+        await door.answered(_LAST_WORDS_S)
+        serving.cancel()
+    # A reader or writer thread may wait for the other end of a pipe for ever.
+    os._exit(128 + signal.SIGTERM)
 
 
 def warn_of_no_walls(daemon: Daemon) -> None:

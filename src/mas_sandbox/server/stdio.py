@@ -119,8 +119,12 @@ class StdioDoor:
             for line in splitter.feed(data):
                 await self._begin(line)
         await self._begin(splitter.rest())
-        while self._pending:
-            await asyncio.wait(self._pending)
+        await self.answered()
+
+    async def answered(self, timeout_s: float | None = None) -> None:
+        """Wait until every line taken in has been answered."""
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=timeout_s)
 
     async def _begin(self, line: bytes | None) -> None:
         if line is not None and not line.strip():

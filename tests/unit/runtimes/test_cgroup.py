@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -63,9 +65,15 @@ async def test_a_process_in_a_real_group_is_limited(ownership: Ownership) -> Non
     assert groups.controls.keys() == ALL, "this host has no usable control groups"
     group = groups.create("1", Limits(mem_mb=64, cpus=0.5, pids=5))
     hold = ["sh", "-c", "read line; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2 & done; wait"]
-    with subprocess.Popen(hold, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        group.add(process.pid)
-        _, complaint = process.communicate(b"\n")
+    with ExitStack() as undo:
+        entrances = group.entrances(undo)
+        process = subprocess.Popen(
+            hold,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: [os.write(each, b"0") for each in entrances] and None,
+        )
+    _, complaint = process.communicate(b"\n")
     assert b"ork" in complaint  # "Cannot fork"
     await group.remove()
     assert not any(directory.exists() for directory in group.directories)

@@ -133,10 +133,30 @@ def test_a_terminated_daemon_interrupts_and_leaves_nothing(tmp_path: Path) -> No
     log = tmp_path / "state" / "audit.jsonl"
     _until(lambda: log.exists() and b'"intent"' in log.read_bytes())
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    said, _ = process.communicate(timeout=10)
+    assert json.loads(said)["error"]["code"] == "interrupted"
+    assert process.returncode == 128 + signal.SIGTERM
     assert b'"interrupted"' in log.read_bytes()
     assert verify(log).problems == []
     _until(lambda: not _running(b"sleep\x00987"))
+
+
+def test_a_daemon_whose_answers_nobody_reads_still_ends() -> None:
+    process = subprocess.Popen(
+        [*DAEMON, "-runtime", "local"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    flood = b'{"id":1,"tool":"bash","args":{"command":"head -c 900000 /dev/zero | tr \\\\0 x"}}\n'
+    process.stdin.write(flood)
+    process.stdin.flush()
+    assert process.stdout is not None
+    assert process.stdout.read(1) == b"{"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGTERM
+    process.communicate()
 
 
 class Http:

@@ -99,8 +99,11 @@ def test_many_lines_each_get_their_own_answer(tmp_path: Path) -> None:
 
 
 def test_a_large_answer_is_one_line(tmp_path: Path) -> None:
-    (answer,) = answers(tmp_path, call(1, "x" * 900_000))
-    assert len(answer["result"]["expression"]) == 900_000
+    async def tool(call: Call) -> CallOutcome:
+        return returned("x" * 900_000)
+
+    (answer,) = answers(tmp_path, call(1), MemoryRuntime(tool))
+    assert len(answer["result"]) == 900_000
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from contextlib import AsyncExitStack, ExitStack, suppress
 
 from mas_sandbox.wire.controls import Control
@@ -113,8 +114,8 @@ class JailRuntime(Runtime):
     ) -> tuple[ChildProcess, socket.socket, int]:
         """Start bubblewrap; our end of the channel, and the descriptor it tells of itself on.
 
-        It waits for its arguments until it is in its control group, so that nothing of
-        the jail ever runs outside. Without a daemon to send them it gets none, and ends.
+        It is in its control group before it runs, and has its arguments from a pipe, so
+        that nothing of the jail is ever unlimited and nothing shows in its command line.
         """
         if self._runner is None:
             self._runner = toolrunner_archive().read_bytes()
@@ -143,12 +144,16 @@ class JailRuntime(Runtime):
                         pass_fds=(theirs.fileno(), arguments_reader, *plan.descriptors),
                         environment=dict(spec.env),
                         user=user,
+                        groups=group.entrances(inherited),
                     )
                     undo.push_async_callback(_end, process)
-                    group.add(process.pid)
                     arguments.write(plan.encoded())
-            except BaseException:
+            except BaseException as error:
                 os.close(info_reader)
+                if isinstance(error, OSError | subprocess.SubprocessError):
+                    raise SandboxError(
+                        ErrorCode.SANDBOX_CRASH, f"bubblewrap could not be started: {error}"
+                    ) from error
                 raise
         return process, ours, info_reader
 
