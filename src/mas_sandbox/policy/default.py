@@ -37,14 +37,20 @@ LOCAL_POLICY = Policy(
 )
 
 
+WAIVABLE = frozenset({"cpus", "mem_mb", "pids", "disk_mb"})
+"""Limits that an operator may do without, by writing null."""
+
+
 def completed(policy: Policy, base: Policy) -> Policy:
     """An operator's policy with what it never mentions taken from `base`.
 
-    An operator owns both, so this inherits and never compares. A policy that names
+    An operator owns both, so this inherits and never compares. A limit that is written
+    as null is waived, for hosts that cannot enforce it. A policy that names
     tools in allow rules only does not also get all of the base's tools. Raises
     SandboxError(invalid_request) where the two do not fit together.
     """
-    mentioned = {name: value for name, value in policy if value is not None}
+    waived = WAIVABLE & policy.model_fields_set
+    mentioned = {name: value for name, value in policy if value is not None or name in waived}
     if policy.granted_tools is not None:
         mentioned["tools"] = policy.granted_tools
     return parse_policy(dict(base) | mentioned)

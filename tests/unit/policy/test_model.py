@@ -220,6 +220,15 @@ def test_completing_takes_only_what_was_not_mentioned() -> None:
     assert completed(LOCAL_POLICY, Policy()) == LOCAL_POLICY
 
 
+def test_an_operator_waives_a_limit_with_null_and_nothing_else() -> None:
+    waived = parse_policy({"mem_mb": None, "cpus": None, "network": None, "tools": None})
+    policy = completed(waived, DEFAULT_POLICY)
+    assert (policy.mem_mb, policy.cpus) == (None, None)
+    assert policy.pids == DEFAULT_POLICY.pids
+    assert policy.network == DEFAULT_POLICY.network
+    assert policy.tools == DEFAULT_POLICY.tools
+
+
 def test_completing_allow_rules_does_not_add_every_other_tool() -> None:
     rules = [{"action": "allow", "tools": "calculator", "reason": "harmless"}]
     assert completed(parse_policy({"rules": rules}), DEFAULT_POLICY).tools == ("calculator",)

@@ -149,7 +149,7 @@ def test_a_daemon_whose_answers_nobody_reads_still_ends() -> None:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdin is not None
-    flood = b'{"id":1,"tool":"bash","args":{"command":"head -c 900000 /dev/zero | tr \\\\0 x"}}\n'
+    flood = b'{"id":1,"tool":"bash","args":{"command":"yes | head -c 900000"}}\n'
     process.stdin.write(flood)
     process.stdin.flush()
     assert process.stdout is not None

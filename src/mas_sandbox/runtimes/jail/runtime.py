@@ -56,9 +56,9 @@ class JailRuntime(Runtime):
     name = "jail"
     isolation = Isolation.PROCESS
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership, cgroups: Cgroups | None = None) -> None:
         self._ownership = ownership
-        self._cgroups = Cgroups(ownership)
+        self._cgroups = cgroups or Cgroups(ownership)
         self._identities = Identities()
         self._count = 0
         self._runner: bytes | None = None
