@@ -123,10 +123,8 @@ class Admission:
 
     def _admit_next(self, principal: str) -> bool:
         waiter = self._queues[principal][0]
-        if waiter.turn.done():  # cancelled, and its task has not run since
-            self._withdraw(waiter)
-            return True
-        if not self._may_run(principal, waiter.limit):
+        # One that is done was cancelled; its task is about to withdraw it.
+        if waiter.turn.done() or not self._may_run(principal, waiter.limit):
             return False
         self._withdraw(waiter)
         if principal in self._queues:  # had its turn: to the end of the round

@@ -3,6 +3,7 @@ while the first sandbox comes up."""
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mas_sandbox.audit.log import AuditLog
 from mas_sandbox.tools.builtin import BUILTIN
+from mas_sandbox.wire.errors import SandboxError
 
 from .admission import Admission
 from .broker import Broker
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
     from .head_start import HeadStartPool
     from .settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,10 @@ async def assemble(
     planner = Planner(runtime, probe, Catalog(tools), os.environ, first.extensions)
     audit = AuditLog.open(settings.state_dir, record_args=settings.audit_args)
     if settings.pool:
-        pool.warm(planner.sandbox(local.policy, None))
+        try:
+            pool.warm(planner.sandbox(local.policy, None))
+        except SandboxError as error:  # each call under it is refused, with the same words
+            log.warning("the default policy cannot be enforced: %s", error.message)
     broker = Broker(
         runtime=runtime,
         probe=probe,

@@ -14,7 +14,7 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .admission import Admission, Overloaded
-from .calls import Caller, ToolReply, ToolRequest
+from .calls import NO_PROGRAM, Caller, ToolReply, ToolRequest
 from .plan import Plan, Planner, Refused, Ruling, unenforceable
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NO_PROGRAM = 1
-"""The exit code of a call that failed without a program's own."""
 DRAIN_RETRY_S = 10
 
 

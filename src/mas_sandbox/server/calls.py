@@ -37,6 +37,10 @@ class ToolRequest:
     step_id: str = ""
 
 
+NO_PROGRAM = 1
+"""The exit code of a call that failed without a program's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolReply:
     """How a call ended. `wall_ms` is the daemon's monotonic clock around the run alone;
@@ -59,16 +63,23 @@ class ToolReply:
     def status(self) -> str:
         return "ok" if self.code is None else "error"
 
-    @property
-    def error(self) -> dict[str, str] | None:
-        if self.code is None:
-            return None
-        return {"code": str(self.code), "message": self.message}
-
-    @property
-    def usage(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
+        """The fields of `api.models.ExecuteReply`, less `tool_call_id`."""
+        error = None
+        if self.code is not None:
+            error = {"code": str(self.code), "message": self.message}
         return {
-            "cpu_ms": self.cpu_ms,
-            "mem_mb": round(self.mem_mb, 3),
-            "wall_ms": round(self.wall_ms, 3),
+            "status": self.status,
+            "result": self.result,
+            "error": error,
+            "exit_code": self.exit_code,
+            "stderr": self.stderr,
+            "truncated": self.truncated,
+            "usage": {
+                "cpu_ms": self.cpu_ms,
+                "mem_mb": round(self.mem_mb, 3),
+                "wall_ms": round(self.wall_ms, 3),
+            },
+            "isolation": str(self.isolation),
+            "enforced": [str(control) for control in self.enforced],
         }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .assembly import Daemon
     from .settings import Settings
 
+_STDIN, _STDOUT = 0, 1
 _LAST_WORDS_S = 1.0
 """How long the answers to interrupted calls may take to leave."""
 _PR_SET_DUMPABLE = 4  # prctl(2), <linux/prctl.h>
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SandboxError as error:
         _say(error.message)
         sys.exit(1)
+    except OSError as error:  # a closed standard input, a directory that is not ours, ...
+        _say(str(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -62,8 +66,8 @@ async def _stdio(settings: Settings) -> None:
         from .stdio import Answers, StdioDoor
 
         warn_of_no_walls(daemon)
-        door = StdioDoor(daemon.broker, daemon.local, Answers(sys.stdout.fileno()))
-        serving = asyncio.create_task(door.serve(sys.stdin.fileno()))
+        door = StdioDoor(daemon.broker, daemon.local, Answers(_STDOUT))
+        serving = asyncio.create_task(door.serve(_STDIN))
         signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)

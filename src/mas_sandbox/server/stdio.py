@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from .calls import Caller, ToolReply, ToolRequest
+from .calls import NO_PROGRAM, Caller, ToolReply, ToolRequest
 
 if TYPE_CHECKING:
     from mas_sandbox.policy.model import Policy
@@ -148,15 +148,17 @@ class StdioDoor:
             name = fields.get("id")
             reply = await self._broker.execute(self._caller, _request(fields))
         except SandboxError as error:
-            answer = _refusal(name, error, str(self._broker.runtime.isolation))
+            reply = self._refusal(error.code, error.message)
         except Exception:
             log.exception("a fault in the daemon")
-            fault = SandboxError(ErrorCode.INTERNAL, "a fault in the daemon; its log tells more")
-            answer = _refusal(name, fault, str(self._broker.runtime.isolation))
-        else:
-            answer = _answer(name, reply)
-        answer["duration"] = round(time.monotonic() - began, 6)
-        await self._answers.write(answer)
+            reply = self._refusal(ErrorCode.INTERNAL, "a fault in the daemon; its log tells more")
+        duration = round(time.monotonic() - began, 6)
+        await self._answers.write({"id": name} | reply.as_json() | {"duration": duration})
+
+    def _refusal(self, code: ErrorCode, message: str) -> ToolReply:
+        """The answer to a line that never became a call."""
+        isolation = self._broker.runtime.isolation
+        return ToolReply("", isolation, code, message, exit_code=NO_PROGRAM)
 
 
 async def _chunks(source: int) -> AsyncIterator[bytes]:
@@ -241,33 +243,3 @@ def _policy(value: Any) -> Policy | None:
 
 def _bad(reason: str) -> SandboxError:
     return SandboxError(ErrorCode.INVALID_REQUEST, reason)
-
-
-def _answer(name: Any, reply: ToolReply) -> dict[str, Any]:
-    return {
-        "id": name,
-        "status": reply.status,
-        "result": reply.result,
-        "error": reply.error,
-        "exit_code": reply.exit_code,
-        "stderr": reply.stderr,
-        "truncated": reply.truncated,
-        "usage": reply.usage,
-        "isolation": str(reply.isolation),
-        "enforced": [str(control) for control in reply.enforced],
-    }
-
-
-def _refusal(name: Any, error: SandboxError, isolation: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "status": "error",
-        "result": None,
-        "error": {"code": str(error.code), "message": error.message},
-        "exit_code": 1,
-        "stderr": "",
-        "truncated": False,
-        "usage": {"cpu_ms": 0, "mem_mb": 0.0, "wall_ms": 0.0},
-        "isolation": isolation,
-        "enforced": [],
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,38 @@ def test_a_caller_that_goes_away_at_any_moment_leaves_one_outcome(tmp_path: Path
         await until(lambda: made.broker.admission.running == 0)
 
     run(tmp_path, use)
+
+
+class SlowDisk(Storage):
+    """A disk that takes its time over every sync."""
+
+    def sync(self, descriptor: int) -> None:
+        time.sleep(0.05)
+        super().sync(descriptor)
+
+
+def test_neither_a_cancel_nor_a_second_one_cuts_the_records_short(tmp_path: Path) -> None:
+    async def use(made: Bench) -> None:
+        task = asyncio.create_task(made.broker.execute(ALICE, SUM))
+        await asyncio.sleep(0.01)  # the intent is being written
+        task.cancel()
+        await asyncio.sleep(0.01)
+        made.broker.interrupt()
+        await until(lambda: bool(made.records("outcome")))
+        assert made.records("outcome")[0]["code"] == "interrupted"
+        assert made.runtime.sandboxes == []
+
+    run(tmp_path, use, storage=SlowDisk())
+
+
+def test_a_call_that_has_run_says_so_though_interrupted_while_recorded(tmp_path: Path) -> None:
+    async def use(made: Bench) -> None:
+        task = asyncio.create_task(made.broker.execute(ALICE, SUM))
+        await until(lambda: bool(made.runtime.sandboxes and made.runtime.sandboxes[0].stopped))
+        made.broker.interrupt()
+        assert (await task).status == "ok"
+
+    run(tmp_path, use, storage=SlowDisk())
 
 
 def test_a_call_cut_off_before_its_turn_never_became_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,11 +46,18 @@ def test_a_secret_in_an_argument_is_not_repeated() -> None:
         {"type": "object", "properties": {"a": {"$ref": "file:///etc/passwd"}}},
         {"type": "nothing"},
         {"type": "object", "properties": {"a": {"pattern": "("}}},
+        {"type": "object", "properties": {"a": {"pattern": "(a)\\1"}}},  # needs backtracking
     ],
 )
 def test_a_schema_that_leads_outside_or_is_none_is_refused(schema: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         compile_schema(schema)
+
+
+def test_a_schema_reads_no_file(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"type": "string"}')
+    with pytest.raises(ValueError, match="disabled"):
+        compile_schema({"type": "object", "$ref": f"file://{tmp_path}/other.json"})
 
 
 def test_a_pattern_matches_in_linear_time() -> None:

@@ -73,6 +73,13 @@ def test_a_wrong_start_is_one_worded_line(flags: list[str], words: str, status: 
     assert words in line
 
 
+def test_a_closed_standard_input_is_worded() -> None:
+    command = f"exec {sys.executable} -m mas_sandbox.server.main -runtime local <&-"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert b"Traceback" not in ended.stderr
+
+
 def test_an_operators_file_becomes_tools(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
