@@ -44,12 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from .http.serve import serve
 
             serve(settings)
+        elif sys.stdin is None or sys.stdout is None:
+            raise OSError("standard input or output is closed; give both, or -listen")
         else:
             asyncio.run(_stdio(settings))
     except SandboxError as error:
         _say(error.message)
         sys.exit(1)
-    except OSError as error:  # a closed standard input, a directory that is not ours, ...
+    except OSError as error:
         _say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
