@@ -53,6 +53,15 @@ def covering(path: str, grants: tuple[PathGrant, ...]) -> PathGrant | None:
     return max(over, key=lambda grant: len(grant.path), default=None)
 
 
+def nested_read_only(grants: tuple[PathGrant, ...]) -> PathGrant | None:
+    """A grant that takes write access away beneath another that gives it, if there is one."""
+    for inner in grants:
+        over = covering(posixpath.dirname(inner.path), grants)
+        if inner.mode == "ro" and over is not None and over.mode == "rw":
+            return inner
+    return None
+
+
 def _host_pattern(text: str) -> str:
     name = text.lower()
     suffix = name.removeprefix("*.")

@@ -69,6 +69,14 @@ class LocalRuntime(Runtime):
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
         self._refuse_limits(spec)
+        try:
+            return await self._start(spec)
+        except OSError as error:
+            raise SandboxError(
+                ErrorCode.SANDBOX_CRASH, f"the sandbox could not be started: {error}"
+            ) from error
+
+    async def _start(self, spec: SandboxSpec) -> LocalSandbox:
         self._count += 1
         name = self._ownership.name(str(self._count))
         async with AsyncExitStack() as undo:

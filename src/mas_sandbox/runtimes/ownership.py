@@ -2,19 +2,24 @@
 
 Whatever outlives a `kill -9` of the daemon (a cgroup, a workspace) carries the
 token in its name. A token whose lock can be taken belongs to a dead daemon, and
-what carries it may be removed. Process ids are never used for this: they recur.
+what carries it may be removed. Process ids are never used for this: they recur. A
+token begins with a mark of the directory its lock is in, so that a daemon which looks
+elsewhere (another container, another XDG_RUNTIME_DIR) never judges it.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "mas-sandbox-"
+_TOKEN = re.compile(r"[0-9a-f]{24}")
 
 
 def _directory() -> Path:
@@ -37,10 +42,15 @@ class Ownership:
         status = os.lstat(self.directory)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise PermissionError(f"{self.directory} must belong to this user, mode 0700")
-        self.token = secrets.token_hex(8)
+        place = f"{status.st_dev}:{status.st_ino}".encode()
+        self._mark = hashlib.sha256(place).hexdigest()[:8]
+        self.token = self._mark + secrets.token_hex(8)
         self._path = self.directory / f"{self.token}.lock"
-        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        new = self.directory / f".{self.token}"
+        self._lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        new.rename(self._path)  # whoever sees it sees it locked
+        self._forget_dead()
 
     def name(self, suffix: str) -> str:
         """A name that carries the token."""
@@ -51,7 +61,7 @@ class Ownership:
         if not name.startswith(PREFIX):
             return False
         token = name.removeprefix(PREFIX).split("-", 1)[0]
-        if len(token) != 16 or token == self.token or not set(token) <= set("0123456789abcdef"):
+        if not _TOKEN.fullmatch(token) or not token.startswith(self._mark) or token == self.token:
             return False
         try:
             lock = os.open(self.directory / f"{token}.lock", os.O_RDWR | os.O_CLOEXEC)
@@ -65,8 +75,8 @@ class Ownership:
             os.close(lock)
         return True
 
-    def forget_dead(self) -> None:
-        """Remove the locks of dead daemons, once what they left has been removed."""
+    def _forget_dead(self) -> None:
+        """Remove the locks of dead daemons; a token without a lock is as dead as before."""
         for path in self.directory.glob("*.lock"):
             if self.abandoned(f"{PREFIX}{path.stem}-"):
                 path.unlink(missing_ok=True)

@@ -33,8 +33,7 @@ class CallOptions(TypedDict, total=False):
     `sandbox_id`: the sandbox to run in; without it the call gets a fresh one.
     `policy`: narrows what the daemon and the sandbox already allow, never widens it.
     `tool_call_id`: the model's own id of the call, up to 128 of `A-Za-z0-9._:-`.
-    `trace`: `run_id` and `step_id` of the agent's run, copied into the audit log; the
-    JSON-lines protocol has no place for it, so a local daemon does not learn it.
+    `trace`: `run_id` and `step_id` of the agent's run, copied into the audit log.
     """
 
     sandbox_id: str | None
@@ -57,7 +56,7 @@ def line_body(
 ) -> Body:
     """One request line of the stdio protocol; `call_id` is what its reply is known by."""
     extra = plain(options)
-    line = {name: extra[name] for name in ("policy", "sandbox_id") if name in extra}
+    line = {name: extra[name] for name in ("policy", "sandbox_id", "trace") if name in extra}
     return {"id": call_id, "tool": tool, "args": dict(args or {})} | line
 
 

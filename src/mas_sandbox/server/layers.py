@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from mas_sandbox.policy.controls import needs_egress, required_controls
 from mas_sandbox.policy.decide import Action, Decision, compile_policy
 from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
+from mas_sandbox.policy.grants import nested_read_only
 from mas_sandbox.policy.model import Policy
 from mas_sandbox.policy.narrow import narrow
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
@@ -114,6 +115,12 @@ class Layered:
                 ErrorCode.POLICY_UNENFORCEABLE,
                 f"the policy asks for isolation {asked} at least; runtime {self._runtime.name} "
                 f"gives {given}. Start the daemon with a stronger -runtime",
+            )
+        if (inner := nested_read_only(policy.paths or ())) is not None:
+            raise SandboxError(
+                ErrorCode.POLICY_UNENFORCEABLE,
+                f"paths: {inner.path} is read-only inside a path that is read-write, which "
+                "Landlock cannot hold: it adds rights up. Grant the writable places one by one",
             )
         if needs_egress(policy):
             raise SandboxError(

@@ -119,11 +119,8 @@ class Planner:
 def unenforceable(runtime: str, probe: Probe, missing: Iterable[Control]) -> SandboxError:
     """Names each control that is missing, and its mend where one is known."""
     names = sorted(missing)
-    mends = [
-        f"{name}: {status.mend}"
-        for name in names
-        if (status := probe.controls.get(name)) is not None and status.mend
-    ]
+    known = (probe.controls.get(name) for name in names)
+    mends = dict.fromkeys(status.mend for status in known if status is not None and status.mend)
     hint = "; ".join(mends) or "choose another -runtime, or a policy that does not mention it"
     return SandboxError(
         ErrorCode.POLICY_UNENFORCEABLE,

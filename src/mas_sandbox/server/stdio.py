@@ -1,6 +1,7 @@
 """The front door on standard input and output: one JSON document a line.
 
-In:  {"id": ..., "tool": "name", "args": {...}, "policy": {...}, "sandbox_id": "..."}
+In:  {"id": ..., "tool": "name", "args": {...}, "policy": {...}, "sandbox_id": "...",
+      "trace": {"run_id": "...", "step_id": "..."}}
 Out: {"id": ..., "result": ..., "error": null or {"code", "message"}, "exit_code",
       "duration": seconds, "stderr", "isolation", "enforced", "usage", "status", ...}
 
@@ -36,7 +37,7 @@ MAX_LINE = strict_json.MAX_BYTES
 MAX_PENDING = 4096
 """Lines taken in and not answered yet; beyond, standard input is left unread."""
 _READ = 256 * 1024
-_FIELDS = frozenset({"id", "tool", "args", "policy", "sandbox_id"})
+_FIELDS = frozenset({"id", "tool", "args", "policy", "sandbox_id", "trace"})
 
 
 class LineSplitter:
@@ -230,7 +231,20 @@ def _request(fields: dict[str, Any]) -> ToolRequest:
         policy=_policy(fields.get("policy")),
         sandbox_id=sandbox_id,
         tool_call_id=str(name)[:128] if isinstance(name, str | int) else None,
+        **_trace(fields.get("trace")),
     )
+
+
+def _trace(value: Any) -> dict[str, str]:
+    match value:
+        case None:
+            return {}
+        case dict() if value.keys() <= {"run_id", "step_id"} and all(
+            isinstance(text, str) and len(text) <= 256 for text in value.values()
+        ):
+            return value
+        case _:
+            raise _bad("trace is an object of run_id and step_id, each up to 256 characters")
 
 
 def _policy(value: Any) -> Policy | None:

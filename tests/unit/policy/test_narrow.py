@@ -8,7 +8,7 @@ import pytest
 
 from mas_sandbox.policy.controls import needs_egress, required_controls
 from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
-from mas_sandbox.policy.grants import PathGrant
+from mas_sandbox.policy.grants import PathGrant, nested_read_only
 from mas_sandbox.policy.model import Policy, parse_policy
 from mas_sandbox.policy.narrow import LIMITS, narrow
 from mas_sandbox.wire.controls import Control
@@ -173,3 +173,21 @@ def test_egress_is_needed_only_where_a_connection_is_allowed() -> None:
     assert not needs_egress(parse_policy({"network": {"hosts": ["a.org"], "ports": []}}))
     assert needs_egress(parse_policy({"network": {"hosts": ["a.org"]}}))
     assert needs_egress(parse_policy({"network": {"cidrs": ["10.0.0.0/8"]}}))
+
+
+@pytest.mark.parametrize(
+    ("grants", "found"),
+    [
+        ([("/workspace", "rw")], None),
+        ([("/workspace", "ro"), ("/workspace/out", "rw")], None),
+        ([("/workspace", "rw"), ("/workspace/lib", "ro")], "/workspace/lib"),
+        ([("/a", "rw"), ("/a/b", "ro"), ("/a/b/c", "rw")], "/a/b"),
+        ([("/workspace", "rw"), ("/workspace-evil", "ro")], None),
+    ],
+)
+def test_read_only_inside_read_write_is_found(
+    grants: list[tuple[str, str]], found: str | None
+) -> None:
+    paths = [{"path": path, "mode": mode} for path, mode in grants]
+    inner = nested_read_only(Policy.model_validate({"paths": paths}).paths or ())
+    assert (inner and inner.path) == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -82,14 +83,25 @@ async def test_a_process_in_a_real_group_is_limited(ownership: Ownership) -> Non
 async def test_groups_of_a_dead_daemon_are_removed_and_those_of_a_live_one_kept(
     ownership: Ownership, tmp_path: Path
 ) -> None:
-    live = Ownership(tmp_path / "locks")
-    parents = [each.parent for each in find_hierarchies()]
-    dead_names = [parent / "mas-sandbox-00000000deadbeef-7" for parent in parents]
-    live_group = Cgroups(live).create("7", Limits(mem_mb=64, cpus=1.0, pids=5))
-    for path in dead_names:
-        path.mkdir(exist_ok=True)
-    Cgroups(ownership)
-    assert not [path for path in dead_names if path.exists()]
+    live, dead = Ownership(tmp_path / "locks"), Ownership(tmp_path / "locks")
+    elsewhere = Ownership(tmp_path / "other-locks")
+    limits = Limits(mem_mb=64, cpus=1.0, pids=5)
+    live_group = Cgroups(live).create("7", limits)
+    dead_group = Cgroups(dead).create("7", limits)
+    with ExitStack() as undo:
+        entrances = dead_group.entrances(undo)
+        left = subprocess.Popen(
+            ["sleep", "60"],
+            preexec_fn=lambda: [os.write(each, b"0") for each in entrances] and None,
+        )
+    dead.close()
+    Cgroups(elsewhere)
+    assert all(path.exists() for path in dead_group.directories)
+    killed = asyncio.create_task(asyncio.to_thread(left.wait))
+    await asyncio.to_thread(Cgroups, ownership)
+    assert await killed == -9
+    assert not [path for path in dead_group.directories if path.exists()]
     assert all(path.exists() for path in live_group.directories)
     await live_group.remove()
     live.close()
+    elsewhere.close()

@@ -41,9 +41,20 @@ def test_a_killed_daemons_things_are_abandoned(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert mine.abandoned(name)
-    mine.forget_dead()
-    assert [path.stem for path in tmp_path.glob("*.lock")] == [mine.token]
+    newer = Ownership(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {mine.token, newer.token}
     mine.close()
+    newer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_never_judges_tokens_whose_locks_are_elsewhere(tmp_path: Path) -> None:
+    here, elsewhere = Ownership(tmp_path / "a"), Ownership(tmp_path / "b")
+    name = elsewhere.name("1")
+    assert not here.abandoned(name)
+    elsewhere.close()
+    assert not here.abandoned(name)
+    here.close()
 
 
 def test_names_that_are_not_ours_are_never_abandoned(tmp_path: Path) -> None:

@@ -151,6 +151,17 @@ def test_newlines_and_escapes_in_an_answer_stay_in_its_line(tmp_path: Path) -> N
     assert answer["result"]["expression"] == text
 
 
+def test_a_trace_is_recorded_and_a_malformed_one_refused(tmp_path: Path) -> None:
+    trace = {"run_id": "run-17", "step_id": "3"}
+    good, bad = answers(tmp_path, call(1, trace=trace) + call(2, trace={"run": "x"}))
+    if good["id"] != 1:
+        good, bad = bad, good
+    assert good["status"] == "ok"
+    assert bad["error"]["code"] == "invalid_request"
+    log = next(tmp_path.glob("**/audit.jsonl")).read_text()
+    assert '"run_id":"run-17"' in log
+
+
 def test_calls_may_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "calls"
     path.write_bytes(call(1) + call(2))

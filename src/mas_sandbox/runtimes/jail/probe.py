@@ -26,7 +26,7 @@ OLDEST_BWRAP = (0, 8, 0)
 """The first with `--disable-userns` and `--size`."""
 _BWRAP_DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/bin")
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
-_DELEGATE = "systemd-run --user --scope -p Delegate=yes mas-sandboxd ..., or run the daemon as root"
+_DELEGATE = "systemd-run --user --scope -p Delegate=yes mas-sandboxd ... (or run it as root)"
 
 
 @dataclass(frozen=True, slots=True)

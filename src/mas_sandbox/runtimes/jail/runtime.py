@@ -81,6 +81,14 @@ class JailRuntime(Runtime):
 
     async def start_with(self, tools: Tools, spec: SandboxSpec) -> JailSandbox:
         """Start a jail with these programs, probed or not."""
+        try:
+            return await self._start(tools, spec)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SandboxError(
+                ErrorCode.SANDBOX_CRASH, f"the jail could not be built: {error}"
+            ) from error
+
+    async def _start(self, tools: Tools, spec: SandboxSpec) -> JailSandbox:
         self._count += 1
         name = self._ownership.name(str(self._count))
         async with AsyncExitStack() as undo:
@@ -148,12 +156,8 @@ class JailRuntime(Runtime):
                     )
                     undo.push_async_callback(_end, process)
                     arguments.write(plan.encoded())
-            except BaseException as error:
+            except BaseException:
                 os.close(info_reader)
-                if isinstance(error, OSError | subprocess.SubprocessError):
-                    raise SandboxError(
-                        ErrorCode.SANDBOX_CRASH, f"bubblewrap could not be started: {error}"
-                    ) from error
                 raise
         return process, ours, info_reader
 
