@@ -62,8 +62,15 @@ def restrict(grants: list[tuple[str, str]], workspace: str, version: int) -> Non
     """Restrict this process and its children to `grants`. Needs no_new_privs.
 
     `grants`: as in `Call.paths`; one whose path does not exist grants nothing.
-    Raises OSError where the kernel refuses, Refused for a grant through a symbolic link.
+    Raises OSError where the kernel refuses, Refused for a grant through a symbolic link
+    and for a read-only one where truncate(2) would pass it by (before ABI 3, Linux 6.2).
     """
+    if version < 3 and any(mode == "ro" for _, mode in grants):
+        raise Refused(
+            ErrorCode.INVALID_REQUEST,
+            "this kernel's Landlock cannot hold read-only paths (it is older than Linux 6.2);"
+            " grant them rw or not at all",
+        )
     handled = _handled(version)
     attributes = struct.pack("=QQQ", handled, 0, _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8

@@ -11,6 +11,7 @@ import pytest
 
 from doubles.host import Host
 from mas_sandbox.guest import landlock
+from mas_sandbox.guest.refusal import Refused
 
 
 @pytest.fixture
@@ -149,3 +150,9 @@ def test_a_call_can_signal_neither_the_toolrunner_nor_another_call(host: Host) -
 def test_an_older_abi_is_asked_for_no_more_than_it_knows() -> None:
     known = [landlock._handled(version).bit_length() for version in range(1, 8)]
     assert known == [13, 14, 15, 15, 16, 16, 16]
+
+
+def test_read_only_paths_are_refused_where_truncation_would_pass_them_by(tmp_path: Path) -> None:
+    for version in (1, 2):
+        with pytest.raises(Refused, match=r"Linux 6\.2"):
+            landlock.restrict([("/workspace/lib", "ro")], str(tmp_path), version)
