@@ -11,6 +11,7 @@ from mas_sandbox.runtimes.base import Sandbox
 from mas_sandbox.runtimes.cgroup import find_hierarchies
 from mas_sandbox.runtimes.jail.runtime import JailSandbox
 from mas_sandbox.runtimes.local import LocalSandbox
+from mas_sandbox.runtimes.microvm.runtime import MicrovmSandbox
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ def take() -> Census:
         processes=frozenset(
             f"{process} {command}"
             for process, command in commands().items()
-            if "bwrap" in command or "toolrunner" in command or "mas-sandbox" in command
+            if any(
+                name in command for name in ("bwrap", "toolrunner", "mas-sandbox", "qemu-system")
+            )
         ),
         mounts=frozenset(
             line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -76,11 +79,13 @@ def children(process: int) -> list[int]:
 
 
 def toolrunners(sandbox: Sandbox) -> list[int]:
-    """The host's process ids of a sandbox's toolrunner."""
+    """The host's process ids of a sandbox's toolrunner, or of the monitor it is inside."""
     match sandbox:
         case JailSandbox():
             return children(sandbox.init)
         case LocalSandbox():
             return [sandbox.process.pid]
+        case MicrovmSandbox():
+            return [sandbox.vm.pid]
         case _:
             raise AssertionError(f"no way to find the toolrunner of a {type(sandbox).__name__}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from doubles.firecracker_install import install_firecracker
 from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mas_sandbox.runtimes.select import build_runtime
 
-RUNTIMES = ("local", "jail")
+RUNTIMES = ("local", "jail", "microvm", "firecracker")
+"""`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
 
 
 @pytest.fixture
@@ -29,10 +32,28 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
 
 
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where machines' templates are kept for the whole run: booting one takes seconds."""
+    return tmp_path_factory.mktemp("machines")
+
+
+def _built(name: str, templates: Path) -> Runtime:
+    if name != "firecracker":
+        return build_runtime(name, state=templates)
+    place = templates / name
+    config = place / "config.json"
+    if not config.exists():
+        place.mkdir()
+        program = install_firecracker(place)
+        config.write_text(json.dumps({"vmm": name, "firecracker_bin": str(program)}))
+    return build_runtime("microvm", config, place)
+
+
 @pytest.fixture(params=RUNTIMES)
-async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
+async def runtime(request: pytest.FixtureRequest, templates: Path) -> AsyncIterator[Runtime]:
     """Each runtime in turn."""
-    built = build_runtime(request.param)
+    built = _built(request.param, templates)
     probe = await built.probe()
     assert probe.available, f"{request.param}: {probe.reason}; to mend it: {probe.mend}"
     yield built

@@ -1,8 +1,9 @@
-"""The host's end of a channel, synchronous and complete: drives a real toolrunner process.
+"""The host's end of a channel, synchronous and complete: drives a real toolrunner.
 
-Follows `mas_sandbox.wire` (frames, credit, messages). The toolrunner starts as the
-local runtime starts it, from the zipapp, over a socketpair, except that it gives up
-root's capabilities when the tests run as root: a sandbox never has them.
+Follows `mas_sandbox.wire` (frames, credit, messages). A `Link` speaks over any connected
+stream; a `Host` starts the toolrunner of its own as the local runtime does, from the
+zipapp, over a socketpair, except that it gives up root's capabilities when the tests run
+as root: a sandbox never has them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,41 +69,29 @@ class Stream:
         return self._credit.consumed(sum(map(len, self.output.values())))
 
 
-class Host:
-    """A started toolrunner that has been welcomed. A context: leaving it ends the process."""
+class Link:
+    """One connection to a toolrunner."""
 
-    def __init__(
-        self,
-        workspace: Path,
-        *flags: str,
-        extensions: dict[str, str] | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> None:
-        self.socket, theirs = socket.socketpair()
-        archive = toolrunner_archive(workspace.parent / "cache")
-        with theirs:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", archive),
-                    *("-fd", str(theirs.fileno()), "-workspace", workspace, *flags),
-                ],
-                pass_fds=[theirs.fileno()],
-                env=environment or {},
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                preexec_fn=_drop_capabilities if os.geteuid() == 0 else None,
-            )
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
         self.socket.settimeout(PATIENCE)
         self.streams: dict[int, Stream] = {}
         self.pongs: list[bytes] = []
-        self._parser = FrameParser(FROM_GUEST)
         self.hello: Hello | None = None
         self.ready = 0
-        self.welcome(extensions or {})
+        self._parser = FrameParser(FROM_GUEST)
 
-    def welcome(self, extensions: dict[str, str]) -> None:
+    def welcome(
+        self,
+        extensions: dict[str, str],
+        *,
+        entropy: bytes = bytes(32),
+        time_ns: int = 0,
+        hostname: str = "sandbox",
+        limits: dict[str, int] | None = None,
+    ) -> None:
         awaited = self.ready + 1
-        message = Welcome("00" * 32, time.time_ns(), "sandbox", extensions)
+        message = Welcome(entropy.hex(), time_ns or time.time_ns(), hostname, extensions, limits)
         self.send(Kind.WELCOME, 0, message.encode())
         self.until(lambda: self.ready == awaited)
 
@@ -152,23 +142,6 @@ class Host:
             if select.select([self.socket], [], [], left)[0]:
                 self._take(self.socket.recv(65536))
 
-    def exit_status(self) -> tuple[int, str]:
-        """Wait for the toolrunner to exit by itself: its status and its stderr."""
-        _, stderr = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, stderr.decode()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.socket.close()
-        try:
-            self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-            raise
-
     def _take(self, data: bytes) -> None:
         if not data:
             raise ToolrunnerEnded
@@ -189,6 +162,62 @@ class Host:
                     assert self.streams[number].result is None, "data after the result"
                     if credit := self.streams[number].take(kind, payload):
                         self.send(Kind.CREDIT, number, credit)
+
+
+class Host(Link):
+    """A started toolrunner that has been welcomed. A context: leaving it ends the process."""
+
+    def __init__(
+        self,
+        workspace: Path,
+        *flags: str,
+        extensions: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = start_toolrunner(
+                workspace,
+                *("-fd", str(theirs.fileno()), *flags),
+                pass_fds=[theirs.fileno()],
+                environment=environment,
+            )
+        super().__init__(ours)
+        self.welcome(extensions or {})
+
+    def exit_status(self) -> tuple[int, str]:
+        """Wait for the toolrunner to exit by itself: its status and its stderr."""
+        _, stderr = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, stderr.decode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+
+
+def start_toolrunner(
+    workspace: Path,
+    *flags: str,
+    pass_fds: Collection[int] = (),
+    environment: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    archive = toolrunner_archive(workspace.parent / "cache")
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", archive, "-workspace", workspace, *flags],
+        pass_fds=pass_fds,
+        env=environment or {},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=_drop_capabilities if os.geteuid() == 0 else None,
+    )
 
 
 def _drop_capabilities() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from census import children
 from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
-from mas_sandbox.runtimes.jail.identity import COUNT, FIRST
+from mas_sandbox.runtimes.identity import COUNT, FIRST
 from mas_sandbox.runtimes.jail.probe import posture_problem
 from mas_sandbox.runtimes.jail.runtime import JailSandbox
 from mas_sandbox.runtimes.jail.seccomp_rules import RULES, When

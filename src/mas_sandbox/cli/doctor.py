@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-PROBE_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 180.0
+"""A guest is booted with each hypervisor there is, once since the host was started."""
 
 
 class ControlFinding(BaseModel):
@@ -35,6 +36,7 @@ class RuntimeFinding(BaseModel):
     """One runtime. `reason` and `mend` are empty where it is available."""
 
     available: bool
+    taken_by_auto: bool = True
     version: str = ""
     reason: str = ""
     mend: str = ""
@@ -63,7 +65,9 @@ class Findings(BaseModel):
         walls = [
             (finding.isolation.strength, name)
             for name, finding in self.runtimes.items()
-            if finding.available and finding.isolation is not Isolation.NONE
+            if finding.available
+            and finding.taken_by_auto
+            and finding.isolation is not Isolation.NONE
         ]
         return max(walls)[1] if walls else None
 
@@ -117,6 +121,11 @@ def _print(findings: Findings) -> None:
         screen.print(visible(line), markup=False, soft_wrap=True)
     if findings.best:
         screen.print(f"[green]ready[/]: `-runtime auto` takes {visible(findings.best)}")
+        for name, found in findings.runtimes.items():
+            if found.available and not found.taken_by_auto and found.isolation is Isolation.VM:
+                screen.print(
+                    f"       `-runtime {name}` works too, emulated: slower, stronger walls"
+                )
     else:
         screen.print("[red]not ready[/]: no runtime with walls works here")
 

@@ -87,6 +87,9 @@ def _dispatch(arguments: list[str]) -> int:
             help_epilogue=f"Examples:\n{EXAMPLES[name]}",
         )
     app.command(f"{_HERE}.audit:audit", name="audit", help="Read and verify the audit log.")
+    app.command(
+        f"{_HERE}.image:image", name="image", help="Build and list images of virtual machines."
+    )
     app.command(f"{_HERE}.serve:serve", name="serve", help="Start the daemon.")
     app.register_install_completion_command()
     status = app(arguments)

@@ -1,12 +1,18 @@
 """mas-toolrunner: runs tool calls that arrive over a channel, inside whatever wall it is in.
 
-usage: mas-toolrunner -fd N -workspace DIR [-tmp DIR] [-landlock] [-own-kernel]
+usage: mas-toolrunner CHANNEL -workspace DIR [-tmp DIR] [-landlock] [-own-kernel]
 
-  -fd N           the channel: an inherited stream socket
+CHANNEL is one of
+  -fd N           an inherited stream socket
+  -serial PATH    a virtio-serial port
+  -port N         a vsock port to listen on; one connection at a time, from the host only
+  -listen-fd N    the same with an inherited listening socket, of any kind
+
   -workspace DIR  the directory that callers know as /workspace
   -tmp DIR        what calls find in $TMPDIR (default /tmp)
   -landlock       restrict each call to its paths with Landlock, where the kernel has it
-  -own-kernel     this kernel is the sandbox's own: set its clock and host name
+  -own-kernel     this machine is the sandbox's own: set its clock, names and limits, and
+                  run calls as uid 1000; implies -landlock
 
 Flags take one dash or two. The daemon starts this program; by hand it is of no use:
 
@@ -21,10 +27,18 @@ import sys
 from mas_sandbox.wire.frames import ProtocolError
 
 from . import landlock, libc
-from .connection import Connection
+from .connection import Connection, SerialConnection
 from .loop import Loop, Settings
+from .refusal import Unenforceable
+from .signals import Signals
 
-_EX_USAGE, _EX_PROTOCOL = 64, 70
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .listener import Listener
+    from .machine import Machine
+
+_EX_USAGE, _EX_PROTOCOL, _EX_OSERR = 64, 70, 71
+_CHANNELS = ("fd", "serial", "port", "listen-fd")
 
 
 class _UsageError(Exception):
@@ -32,21 +46,45 @@ class _UsageError(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 when the channel ended, 64 for usage, 70 for a broken protocol."""
+    """The exit status: 0 when the channel ended, 64 for usage, 70 for a broken protocol,
+    71 for limits that this machine cannot hold."""
     try:
         flags = _parse(sys.argv[1:] if arguments is None else arguments)
         if "help" in flags:
             print(__doc__.strip())  # noqa: T201
             return 0
-        connection = _connect(flags)
+        channel = _open_channel(flags)
         settings = _settings(flags)
     except _UsageError as error:
         return _fail(_EX_USAGE, f"{error}; see -help")
     _protect()
+    if isinstance(channel, Connection):
+        loop = Loop(channel, settings, Signals())
+        return _serve(loop)
+    return _serve_callers(channel, settings)
+
+
+def _serve_callers(listener: Listener, settings: Settings) -> int:
+    """One host after the other, until one says goodbye. A host that breaks the protocol
+    loses its connection and its calls, not the machine."""
+    signals = Signals()
+    status = 0
+    while (connection := listener.wait(signals)) is not None:
+        loop = Loop(connection, settings, signals, listener)
+        status = _serve(loop)
+        connection.close()
+        if loop.told_to_end or status == _EX_OSERR:
+            return status
+    return 0
+
+
+def _serve(loop: Loop) -> int:
     try:
-        Loop(connection, settings).run()
+        loop.run()
     except ProtocolError as error:
         return _fail(_EX_PROTOCOL, f"the host broke the protocol: {error}")
+    except Unenforceable as error:
+        return _fail(_EX_OSERR, str(error))
     return 0
 
 
@@ -61,32 +99,55 @@ def _parse(arguments: list[str]) -> dict[str, str]:
             raise _UsageError(f"unexpected argument {argument!r}")
         if name in ("help", "h", "landlock", "own-kernel") and not equals:
             flags["help" if name == "h" else name] = ""
-        elif name in ("fd", "workspace", "tmp") and (equals or pending):
+        elif name in (*_CHANNELS, "workspace", "tmp") and (equals or pending):
             flags[name] = value if equals else pending.pop()
         else:
             raise _UsageError(f"unknown or incomplete flag {argument!r}")
     return flags
 
 
-def _connect(flags: dict[str, str]) -> Connection:
+def _open_channel(flags: dict[str, str]) -> Connection | Listener:
+    named = [name for name in _CHANNELS if name in flags]
+    if len(named) != 1:
+        raise _UsageError(f"give one of -{', -'.join(_CHANNELS)}, not {len(named)}")
+    name, value = named[0], flags[named[0]]
     try:
-        return Connection(int(flags["fd"]))
-    except KeyError:
-        raise _UsageError("-fd is missing") from None
-    except (ValueError, OSError) as error:
-        raise _UsageError(f"-fd {flags['fd']}: {error}") from error
+        if name == "fd":
+            return Connection(int(value))
+        if name == "serial":
+            return SerialConnection(value)
+        from .listener import Listener
+
+        number = int(value)
+        return Listener.on_port(number) if name == "port" else Listener.inherited(number)
+    except AttributeError as error:
+        raise _UsageError("-port needs AF_VSOCK, which this system lacks; use -serial") from error
+    except (ValueError, OverflowError, OSError) as error:
+        raise _UsageError(f"-{name} {value}: {error}") from error
 
 
 def _settings(flags: dict[str, str]) -> Settings:
     workspace = flags.get("workspace", "")
     if not os.path.isdir(workspace):
         raise _UsageError(f"-workspace {workspace!r} is not a directory")
+    workspace = os.path.realpath(workspace)
+    temporary = flags.get("tmp", "/tmp")  # noqa: S108
+    own_kernel = "own-kernel" in flags
     return Settings(
-        os.path.realpath(workspace),
-        temporary=flags.get("tmp", "/tmp"),  # noqa: S108
-        landlock=landlock.abi() if "landlock" in flags else 0,
-        own_kernel="own-kernel" in flags,
+        workspace,
+        temporary=temporary,
+        landlock=landlock.abi() if own_kernel or "landlock" in flags else 0,
+        machine=_machine(workspace, temporary) if own_kernel else None,
     )
+
+
+def _machine(workspace: str, temporary: str) -> Machine:
+    from .machine import Machine
+
+    try:
+        return Machine(workspace, temporary)
+    except OSError as error:
+        raise _UsageError(f"-own-kernel: this is no machine of its own: {error}") from error
 
 
 def _protect() -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _SETTLE_SECONDS = 2.0
 """How long a dead call's remaining processes may hold up its result."""
+_OUT_OF_MEMORY = (
+    "ended at the memory limit; files under /workspace, /tmp and /dev/shm count too. "
+    "Raise mem_mb or use less"
+)
 
 
 class RunningCall:
@@ -44,6 +48,8 @@ class RunningCall:
         self._has_value = False
         self._ended: Ended | None = None
         self._code = self._message = ""
+        self._machine = plan.machine
+        self._oom_kills = self._count_oom_kills()
         self.pid, self.pipes, self._report = _fork(plan)
         self.deadline = (
             time.monotonic() + call.timeout_ms / 1000 if call.timeout_ms else float("inf")
@@ -118,6 +124,8 @@ class RunningCall:
         ended = self._ended
         if ended is None:
             raise AssertionError("the call has not ended")
+        if not self._code and ended.exit_code and self._count_oom_kills() > self._oom_kills:
+            self._code, self._message = ErrorCode.OUT_OF_MEMORY, _OUT_OF_MEMORY
         if not self._code:
             self._code, self._message = self._reported()
         os.close(self._report)
@@ -129,6 +137,9 @@ class RunningCall:
                 else f"the tool exited with {ended.exit_code} before it returned a value"
             )
         return Result(ended.exit_code, self._code, self._message, ended.cpu_us, ended.max_rss_kb)
+
+    def _count_oom_kills(self) -> int:
+        return 0 if self._machine is None else self._machine.oom_kills()
 
     def _end_at_output_limit(self) -> None:
         self.kill(

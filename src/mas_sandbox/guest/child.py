@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mas_sandbox.wire.messages import Call
 
     from .extensions import Extensions
+    from .machine import Machine
     from .tools import Tool
 
 REPORT_BYTES = 3072
@@ -42,6 +43,7 @@ class Plan:
         "environment",
         "extensions",
         "landlock",
+        "machine",
         "report",
         "stderr",
         "stdout",
@@ -59,6 +61,7 @@ class Plan:
         *,
         workspace: str,
         landlock: int,
+        machine: Machine | None,
         entropy: str,
     ) -> None:
         self.call = call
@@ -67,6 +70,7 @@ class Plan:
         self.environment = environment
         self.workspace = workspace
         self.landlock = landlock
+        self.machine = machine
         self.entropy = entropy
         self.stdout = self.stderr = self.value = self.report = -1
 
@@ -90,6 +94,9 @@ def _leave_the_toolrunner(plan: Plan, toolrunner: int) -> None:
     """Drop what is the toolrunner's: its descriptors first, then its protection."""
     signal.set_wakeup_fd(-1)
     os.setsid()
+    if plan.machine is not None:
+        plan.machine.become_guest()
+    # A change of user would undo this.
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != toolrunner:
         os._exit(1)

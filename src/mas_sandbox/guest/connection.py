@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from mas_sandbox.wire.frames import encode
 
@@ -21,21 +22,23 @@ class Connection:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         os.set_inheritable(descriptor, False)
-        self.descriptor = descriptor
+        self._descriptor = descriptor
         self._waiting = bytearray()
 
     @property
     def full(self) -> bool:
         return len(self._waiting) >= _FULL_BYTES
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self._waiting)
+    def watch(self, poll: select.poll) -> int:
+        """Register what to poll, for now: the descriptor that says when to `read`."""
+        events = 0 if self.full else select.POLLIN
+        poll.register(self._descriptor, events | (select.POLLOUT if self._waiting else 0))
+        return self._descriptor
 
     def read(self) -> bytes | None:
         """What has arrived; empty at the end of the channel, None when nothing has."""
         try:
-            return os.read(self.descriptor, _READ_BYTES)
+            return os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
             return None
         except ConnectionError:
@@ -49,8 +52,66 @@ class Connection:
         buffer = self._waiting
         try:
             while buffer:
-                del buffer[: os.write(self.descriptor, buffer)]
+                del buffer[: os.write(self._descriptor, buffer)]
         except BlockingIOError:
             return
         except ConnectionError:
             buffer.clear()  # the end of the channel is seen by `read`
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class SerialConnection(Connection):
+    """A virtio-serial port: one stream for ever, whoever is at its other end.
+
+    While no host is attached, the driver answers reads with 0 bytes, writes with EAGAIN,
+    and every poll at once with POLLHUP (`port_fops_*` in the kernel's
+    drivers/char/virtio_console.c). So the stream never ends here, nothing that was
+    written is lost, and what is polled meanwhile is an epoll that only a *change* of
+    the port wakes: the driver wakes its waiters when a host comes.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError: EBUSY where another process has the port."""
+        super().__init__(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+        self._bell = select.epoll()
+        edges = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+        self._bell.register(self._descriptor, edges)
+        self._away = False
+
+    def watch(self, poll: select.poll) -> int:
+        bell = self._bell.fileno()
+        if self._away:
+            _forget(poll, self._descriptor)
+            poll.register(bell, select.POLLIN)
+            return bell
+        _forget(poll, bell)
+        return super().watch(poll)
+
+    def read(self) -> bytes | None:
+        data = super().read()
+        if data == b"":
+            # Silence the bell first: a host that comes after the look rings it again.
+            self._bell.poll(0)
+            self._away = _hung_up(self._descriptor)
+            return None
+        self._away = False
+        return data
+
+    def close(self) -> None:
+        self._bell.close()
+        super().close()
+
+
+def _hung_up(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _forget(poll: select.poll, descriptor: int) -> None:
+    try:
+        poll.unregister(descriptor)
+    except KeyError:
+        return  # it was not polled

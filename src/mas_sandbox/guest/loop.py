@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 
@@ -25,6 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .connection import Connection
     from .extensions import Extensions
+    from .listener import Listener
+    from .machine import Machine
+    from .signals import Signals
     from .tools import Tool
 
 _ACCEPTED = FROM_HOST - {Kind.STDIN}
@@ -35,24 +37,50 @@ _SHUT_DOWN_SECONDS = 2.0
 
 class Settings:
     """`workspace`: the real directory behind `/workspace`; `temporary`: a call's TMPDIR;
-    `landlock`: the ABI version to restrict calls with, 0 for none; `own_kernel`: the clock
-    and the host name are ours."""
+    `landlock`: the ABI version to restrict calls with, 0 for none; `machine`: what is ours
+    to set and to limit where the kernel is, else None."""
 
-    __slots__ = ("landlock", "own_kernel", "temporary", "workspace")
+    __slots__ = ("landlock", "machine", "temporary", "workspace")
 
     def __init__(
-        self, workspace: str, *, temporary: str, landlock: int = 0, own_kernel: bool = False
+        self,
+        workspace: str,
+        *,
+        temporary: str,
+        landlock: int = 0,
+        machine: Machine | None = None,
     ) -> None:
         self.workspace = workspace
         self.temporary = temporary
         self.landlock = landlock
-        self.own_kernel = own_kernel
+        self.machine = machine
+
+    @property
+    def controls(self) -> list[str]:
+        """The walls that the toolrunner itself puts up, or will with WELCOME's limits."""
+        paths = ["paths"] if self.landlock else []
+        return paths + (self.machine.controls if self.machine is not None else [])
 
 
 class Loop:
-    def __init__(self, connection: Connection, settings: Settings) -> None:
+    """Serves one connection. `told_to_end`: by GOODBYE or a signal, not by its end.
+
+    `listener`: where a second host would call meanwhile, to be turned away.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: Settings,
+        signals: Signals,
+        listener: Listener | None = None,
+    ) -> None:
+        self.told_to_end = False
         self._connection = connection
         self._settings = settings
+        self._signals = signals
+        self._listener = listener
+        self._channel = -1
         self._parser = FrameParser(_ACCEPTED)
         self._poll = select.poll()
         self._calls: dict[int, RunningCall] = {}
@@ -61,19 +89,19 @@ class Loop:
         self._extensions: Extensions | None = None
         self._open = True
         self._turn = 0
-        self._signals = _signal_pipe()
 
     def run(self) -> None:
         """Serve until the channel ends, and leave no process behind.
 
-        Raises ProtocolError where the host breaks the protocol.
+        Raises ProtocolError where the host breaks the protocol, Unenforceable where it
+        asks for a limit that this machine cannot hold.
         """
-        settings = self._settings
-        controls = ["paths"] if settings.landlock else []
         python = sys.version.partition(" ")[0]
-        hello = Hello(PROTOCOL, os.getpid(), python, tools.NAMES, controls)
+        hello = Hello(PROTOCOL, os.getpid(), python, tools.NAMES, self._settings.controls)
         self._connection.send(Kind.HELLO, 0, hello.encode())
-        self._poll.register(self._signals, select.POLLIN)
+        self._poll.register(self._signals.descriptor, select.POLLIN)
+        if self._listener is not None:
+            self._poll.register(self._listener.descriptor, select.POLLIN)
         try:
             while self._open:
                 self._step()
@@ -87,24 +115,24 @@ class Loop:
         self._turn += 1
         start = self._turn % len(ready) if ready else 0
         for descriptor in ready[start:] + ready[:start]:
-            if descriptor == self._connection.descriptor:
+            if descriptor == self._channel:
                 self._receive()
-            elif descriptor == self._signals:
+            elif descriptor == self._signals.descriptor:
                 self._notice_signals()
             elif descriptor in self._polled:
                 self._pump(self._polled[descriptor], descriptor)
+        # Whoever calls when ours has just hung up is the next, not a second one.
+        listener = self._listener
+        if listener is not None and listener.descriptor in ready and self._channel not in ready:
+            listener.turn_away()
         self._expire()
         self._settle()
 
     def _choose(self) -> None:
         """Poll what there is room for, and nothing else."""
-        connection, full = self._connection, self._connection.full
-        events = 0 if full else select.POLLIN
-        self._poll.register(
-            connection.descriptor, events | (select.POLLOUT if connection.waiting else 0)
-        )
+        self._channel = self._connection.watch(self._poll)
         wanted: dict[int, RunningCall] = {}
-        if not full:
+        if not self._connection.full:
             for call in self._calls.values():
                 if call.readable and not call.drain:
                     wanted.update(dict.fromkeys(call.pipes, call))
@@ -155,12 +183,12 @@ class Loop:
                     raise ProtocolError(f"a PING of {len(payload)} bytes; 64 at most")
                 self._connection.send(Kind.PONG, 0, payload)
             case Kind.GOODBYE:
-                self._open = False
+                self._end()
             case _:
                 raise AssertionError(kind)  # the parser lets no other kind through
 
     def _greet(self, message: Welcome) -> None:
-        welcome.apply(message, self._settings.own_kernel)
+        welcome.apply(message, self._settings.machine)
         self._welcome = message
         self._extensions = None
         if message.extensions:
@@ -189,6 +217,7 @@ class Loop:
                 environment.build(call.env, settings.workspace, settings.temporary),
                 workspace=settings.workspace,
                 landlock=settings.landlock,
+                machine=settings.machine,
                 entropy=self._welcome.entropy,
             )
             self._calls[stream] = RunningCall(stream, plan)
@@ -219,11 +248,14 @@ class Loop:
             call.close(descriptor)  # what is not there now never comes: no one is left
 
     def _notice_signals(self) -> None:
-        numbers = os.read(self._signals, 4096)
-        if numbers.strip(bytes([signal.SIGCHLD])):
-            self._open = False
+        if self._signals.take():
+            self._end()
         for call in self._calls.values():
             call.reap()
+
+    def _end(self) -> None:
+        self._open = False
+        self.told_to_end = True
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -260,18 +292,3 @@ class Loop:
             if processes.end_orphans(self._mains()) and not self._mains():
                 return
             time.sleep(0.002)
-
-
-def _signal_pipe() -> int:
-    """A descriptor that turns readable, one byte per signal: its number."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _noted)
-    return reading
-
-
-def _noted(number: int, frame: object) -> None:
-    """The number is in the pipe."""

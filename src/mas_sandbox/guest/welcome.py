@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 
 from mas_sandbox.wire.frames import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mas_sandbox.wire.messages import Welcome
 
-_RNDRESEEDCRNG = 0x5207  # random(4)
+    from .machine import Machine
 
 
-def apply(welcome: Welcome, own_kernel: bool) -> None:
-    """Mix the entropy in; with a kernel of its own, set the clock and the host name too.
+def apply(welcome: Welcome, machine: Machine | None) -> None:
+    """Everything a machine of our own needs to be like no other; else only mix the
+    entropy in, where that is permitted: a shared kernel's clock and name are the host's.
 
-    On a shared kernel those are the host's, and root in a sandbox must not touch them.
-    Raises ProtocolError for entropy that is not hexadecimal.
+    Raises ProtocolError for entropy that is not hexadecimal, Unenforceable for what the
+    machine cannot hold.
     """
     try:
         entropy = bytes.fromhex(welcome.entropy)
     except ValueError as error:
         raise ProtocolError("WELCOME entropy is not hexadecimal") from error
-    _if_permitted(_mix, entropy, own_kernel)
-    if own_kernel and sys.platform == "linux":
-        import socket
-
-        _if_permitted(time.clock_settime_ns, time.CLOCK_REALTIME, welcome.time_ns)
-        if welcome.hostname:
-            _if_permitted(socket.sethostname, welcome.hostname)
+    if machine is not None:
+        machine.welcome(welcome, entropy)
+    else:
+        _mix(entropy)
 
 
-def _mix(entropy: bytes, reseed: bool) -> None:
-    pool = os.open("/dev/urandom", os.O_WRONLY)
+def _mix(entropy: bytes) -> None:
     try:
-        os.write(pool, entropy)
-        if reseed:
-            # Else the kernel's generator, cloned with a snapshot, goes on for minutes.
-            import fcntl
-
-            fcntl.ioctl(pool, _RNDRESEEDCRNG)
-    finally:
-        os.close(pool)
-
-
-def _if_permitted(change: Callable[..., object], *arguments: object) -> None:
-    try:
-        change(*arguments)
+        pool = os.open("/dev/urandom", os.O_WRONLY)
     except OSError:
         return
+    try:
+        os.write(pool, entropy)
+    finally:
+        os.close(pool)

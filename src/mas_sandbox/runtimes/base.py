@@ -39,7 +39,7 @@ class Probe:
 
     `reason` and `mend`: why it is unavailable and the command that would change
     that, empty where it is available. A control that is missing from `controls`
-    cannot be enforced.
+    cannot be enforced. `taken_by_auto`: whether `auto` may take it where it is available.
     """
 
     available: bool
@@ -47,6 +47,7 @@ class Probe:
     reason: str = ""
     mend: str = ""
     controls: Mapping[Control, ControlStatus] = field(default_factory=dict)
+    taken_by_auto: bool = True
 
     @property
     def enforced(self) -> frozenset[Control]:
@@ -120,6 +121,8 @@ class Runtime(abc.ABC):
 
     name: str
     isolation: Isolation
+    pool_size: int | None = None
+    """How many sandboxes to keep warm, where the runtime's own config file says so."""
 
     @abc.abstractmethod
     async def probe(self) -> Probe:

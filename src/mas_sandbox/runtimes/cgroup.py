@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Group:
     directories: list[Path] = field(default_factory=list)
     _memory: Path | None = None
 
-    def entrances(self, undo: ExitStack) -> tuple[int, ...]:
+    def entrances(self, undo: ExitStack | AsyncExitStack) -> tuple[int, ...]:
         """Open files to which a process writes "0" to move itself in, with all it forks.
 
         A thread that moves itself through v1's `tasks` does not wait for the whole
@@ -200,7 +200,7 @@ def find_hierarchies() -> list[Hierarchy]:
     """Every place where this process can really make groups, found by making one."""
     own = _own_cgroups()
     found: list[Hierarchy] = []
-    for version, controllers, root, mountpoint in _mounts():
+    for version, controllers, root, mountpoint in mounts():
         held = {control for each in found for control in each.controls}
         wanted = {_CONTROLLERS[name] for name in _available(version, controllers, mountpoint)}
         if not wanted - held:
@@ -264,20 +264,20 @@ def _available(version: int, controllers: list[str], mountpoint: Path) -> list[s
     return [name for name in controllers if name in _CONTROLLERS]
 
 
-def _mounts() -> list[tuple[int, list[str], str, Path]]:
+def mounts() -> list[tuple[int, list[str], str, Path]]:
     """(version, v1 controllers, root within the hierarchy, mount point): proc(5), mountinfo."""
-    mounts = []
+    found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         root, mountpoint = left.split(" ")[3:5]
         if kind == "cgroup2":
-            mounts.append((2, ["memory", "cpu", "pids"], root, Path(mountpoint)))
+            found.append((2, ["memory", "cpu", "pids"], root, Path(mountpoint)))
         elif kind == "cgroup":
             names = [name for name in options.split(",") if name in _CONTROLLERS]
             if names:
-                mounts.append((1, names, root, Path(mountpoint)))
-    return mounts
+                found.append((1, names, root, Path(mountpoint)))
+    return found
 
 
 def _own_cgroups() -> dict[str, str]:

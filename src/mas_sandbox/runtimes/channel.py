@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 import time
 from typing import Any, cast
 
@@ -72,14 +73,24 @@ class Channel(asyncio.Protocol):
         self.lost: SandboxError | None = None
         """Why the channel is gone; None while it lives."""
 
-    async def welcome(self, extensions: dict[str, str], hostname: str, timeout_s: float) -> Hello:
-        """Greet the toolrunner: fresh entropy, the time, the operator's tools.
+    async def welcome(
+        self,
+        extensions: dict[str, str],
+        hostname: str,
+        timeout_s: float,
+        limits: dict[str, int] | None = None,
+        hello: Hello | None = None,
+    ) -> Hello:
+        """Greet the toolrunner: fresh entropy, the time, the operator's tools, limits.
 
+        `hello`: what it said before it was cloned, where it will not say it again.
         Raises SandboxError `sandbox_crash` when it is not up within `timeout_s`.
         """
-        message = Welcome(secrets.token_hex(32), time.time_ns(), hostname, extensions)
+        message = Welcome(secrets.token_hex(32), time.time_ns(), hostname, extensions, limits)
         try:
             async with asyncio.timeout(timeout_s):
+                if hello is not None:
+                    self._hello.set_result(hello)
                 hello = await asyncio.shield(self._hello)
                 self._ready = self._loop.create_future()
                 self._send(Kind.WELCOME, 0, message.encode())
@@ -230,6 +241,15 @@ class Channel(asyncio.Protocol):
                 future.set_exception(_copy(reason))
                 future.exception()  # marked as retrieved: nobody may be waiting
         self._streams.clear()
+
+
+async def open_channel(end: socket.socket) -> Channel:
+    """The channel over a connected stream socket, which is the channel's from now on."""
+    end.setblocking(False)
+    loop = asyncio.get_running_loop()
+    if end.family == socket.AF_UNIX:
+        return (await loop.create_unix_connection(Channel, sock=end))[1]
+    return (await loop.create_connection(Channel, sock=end))[1]
 
 
 def _copy(error: SandboxError) -> SandboxError:

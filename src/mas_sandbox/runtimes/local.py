@@ -19,7 +19,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
 from .base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec
-from .channel import Channel
+from .channel import Channel, open_channel
 from .ownership import Ownership
 from .process import ChildProcess
 from .toolrunner import toolrunner_archive
@@ -99,7 +99,7 @@ class LocalRuntime(Runtime):
                     environment=dict(spec.env),
                 )
             undo.push_async_callback(_end, process)
-            channel = await connect(ours)
+            channel = await open_channel(ours)
             undo.callback(channel.close)
             await greet(channel, spec, name, process)
             sandbox = LocalSandbox(name, channel, process)
@@ -129,14 +129,6 @@ class LocalRuntime(Runtime):
         for path in self._directory.glob("mas-sandbox-*"):
             if self._ownership.abandoned(path.name):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-async def connect(end: socket.socket) -> Channel:
-    """The channel over our end of a socket pair; the socket is the channel's from now on."""
-    end.setblocking(False)
-    loop = asyncio.get_running_loop()
-    _, channel = await loop.create_unix_connection(Channel, sock=end)
-    return channel
 
 
 async def greet(

@@ -19,11 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "mas-sandbox-"
+EMULATED = "emulated"
+"""A file in the lock directory: this host's hardware was seen not to boot a machine."""
 _TOKEN = re.compile(r"[0-9a-f]{24}")
 
 
-def _directory() -> Path:
-    """Where the locks are: cleared by a reboot, as cgroups are."""
+def lock_directory() -> Path:
+    """Where locks, and what was found out since the last reboot, are kept."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() == 0:
         return Path("/run/mas-sandbox")
@@ -37,7 +39,7 @@ class Ownership:
 
     def __init__(self, directory: Path | None = None) -> None:
         """Raises OSError when the directory cannot be made or is not ours alone."""
-        self.directory = directory or _directory()
+        self.directory = directory or lock_directory()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(self.directory)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:

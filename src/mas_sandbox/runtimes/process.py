@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from functools import partial
 
 STDERR_BYTES = 8192
@@ -27,28 +29,35 @@ class ChildProcess:
         environment: dict[str, str],
         user: int | None = None,
         groups: tuple[int, ...] = (),
+        directory: str = "/",
+        stdout: int = subprocess.DEVNULL,
+        supplementary: tuple[int, ...] = (),
+        die_with_parent: bool = False,
     ) -> None:
         """Raises OSError or SubprocessError as `subprocess.Popen` does.
 
         `user`: uid and gid to drop to; `groups`: open files of control groups, which
-        the child joins before the program starts.
+        the child joins before the program starts; `stdout`: an open file;
+        `supplementary`: gids that a dropped user has beside its own; `die_with_parent`:
+        SIGKILL when the thread that starts it ends, however that ends (Linux).
         """
+        bond = _bond() if die_with_parent else None
         self._stderr = os.memfd_create("stderr") if hasattr(os, "memfd_create") else _scratch()
         try:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=self._stderr,
                 pass_fds=pass_fds,
                 env=environment,
-                cwd="/",
+                cwd=directory,
                 start_new_session=True,
                 user=user,
                 group=user,
-                extra_groups=None if user is None else [],
-                # One write(2) to each open file: nothing that another thread could hold.
-                preexec_fn=partial(_join, groups) if groups else None,
+                extra_groups=None if user is None else list(supplementary),
+                # System calls alone: nothing that another thread could hold.
+                preexec_fn=partial(_prepare, groups, bond) if groups or bond else None,
             )
         except BaseException:
             os.close(self._stderr)
@@ -94,9 +103,27 @@ class ChildProcess:
         self.ended.set_result(await asyncio.to_thread(self._process.wait))
 
 
-def _join(groups: tuple[int, ...]) -> None:
+def _prepare(groups: tuple[int, ...], bond: Callable[[], None] | None) -> None:
     for descriptor in groups:
         os.write(descriptor, b"0")
+    if bond is not None:
+        bond()
+
+
+def _bond() -> Callable[[], None] | None:
+    """What a child calls to be killed with its parent: PR_SET_PDEATHSIG, prctl(2)."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def bond() -> None:
+        prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could be asked
+            os._exit(1)
+
+    return bond
 
 
 def _scratch() -> int:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .base import Probe, Runtime
-from .ownership import Ownership
+from .ownership import EMULATED, Ownership, lock_directory
 
-NAMES = ("local", "jail")
+NAMES = ("local", "jail", "microvm")
 """Weakest first."""
+_CONFIGURED = ("microvm",)
 
 
-def build_runtime(name: str) -> Runtime:
-    """One runtime by name, not yet probed. Raises SandboxError `invalid_request`."""
+def build_runtime(name: str, config: Path | None = None, state: Path | None = None) -> Runtime:
+    """One runtime by name, not yet probed.
+
+    `config`: the runtime's config file; `state`: the daemon's own directory. Raises
+    SandboxError `invalid_request` for a name or a config file that does not fit.
+    """
+    if config is not None and name not in _CONFIGURED:
+        raise SandboxError(
+            ErrorCode.INVALID_REQUEST,
+            f"the {name} runtime has no settings; leave -runtime-config out",
+        )
     match name:
         case "local":
             from .local import LocalRuntime
@@ -22,6 +36,12 @@ def build_runtime(name: str) -> Runtime:
             from .jail.runtime import JailRuntime
 
             return JailRuntime(Ownership())
+        case "microvm":
+            from .microvm.config import load_config
+            from .microvm.runtime import MicrovmRuntime
+
+            read = None if config is None else load_config(config)
+            return MicrovmRuntime(Ownership(), (state or _own_directory()) / "microvm", read)
         case _:
             raise SandboxError(
                 ErrorCode.INVALID_REQUEST,
@@ -29,29 +49,50 @@ def build_runtime(name: str) -> Runtime:
             )
 
 
-async def choose_runtime(name: str) -> tuple[Runtime, Probe]:
+async def choose_runtime(
+    name: str, config: Path | None = None, state: Path | None = None
+) -> tuple[Runtime, Probe]:
     """The named runtime, or for `auto` the strongest that passes its probe, never `local`.
+
+    `config` and `state` as in `build_runtime`.
 
     Raises SandboxError `policy_unenforceable` with the reason and the mend when it
     is not available on this host.
     """
-    names = [each for each in reversed(NAMES) if each != "local"] if name == "auto" else [name]
+    names = _for_auto() if name == "auto" else [name]
     refusals = []
     for candidate in names:
-        runtime = build_runtime(candidate)
+        runtime = build_runtime(candidate, config, state)
         probe = await runtime.probe()
-        if probe.available:
+        if probe.available and (name != "auto" or probe.taken_by_auto):
             return runtime, probe
         await runtime.close()
         refusals.append(f"{candidate}: {probe.reason}; to mend it: {probe.mend}")
     raise SandboxError(ErrorCode.POLICY_UNENFORCEABLE, "no runtime: " + " | ".join(refusals))
 
 
-async def probe_all() -> dict[str, Probe]:
+async def probe_all(state: Path | None = None) -> dict[str, Probe]:
     """Every runtime's probe, for `doctor`."""
     probes = {}
     for name in NAMES:
-        runtime = build_runtime(name)
+        runtime = build_runtime(name, state=state)
         probes[name] = await runtime.probe()
         await runtime.close()
     return probes
+
+
+def _for_auto() -> list[str]:
+    """Strongest first. A machine is only tried where there is an image to boot and
+    hardware that might run it, and did not fail to since the host was started."""
+    from .microvm.image.store import CURRENT, image_directory
+
+    hardware = os.access("/dev/kvm", os.R_OK | os.W_OK) or sys.platform == "darwin"
+    failed = (lock_directory() / EMULATED).exists()
+    if hardware and not failed and os.path.lexists(image_directory() / CURRENT):
+        return ["microvm", "jail"]
+    return ["jail"]
+
+
+def _own_directory() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "mas-sandbox"

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from mas_sandbox.runtimes.select import choose_runtime
-from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .extensions import read_sources
 from .head_start import HeadStartPool
@@ -27,15 +26,13 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
     Raises SandboxError with the mend for whatever the settings ask and this host lacks.
     """
     sources = read_sources(settings.tools)
-    runtime, probe = await choose_runtime(settings.runtime)
-    pool = HeadStartPool(runtime, settings.pool)
+    runtime, probe = await choose_runtime(
+        settings.runtime, settings.runtime_config, settings.state_dir
+    )
+    size = settings.pool and (runtime.pool_size or settings.pool)  # none ahead of one call
+    pool = HeadStartPool(runtime, size)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(pool.close)
-        if settings.runtime_config is not None:
-            raise SandboxError(
-                ErrorCode.INVALID_REQUEST,
-                f"runtime {runtime.name} has no settings; leave -runtime-config out",
-            )
         first = SHIPPED.get(runtime.name, SHIPPED[""]).sandbox(sources)
         if sources or (settings.pool == 0 and settings.policy is None):
             pool.begin(first)

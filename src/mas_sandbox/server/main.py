@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings.probe:
             from .probing import print_probes
 
-            asyncio.run(print_probes())
+            asyncio.run(print_probes(settings.state_dir))
         elif settings.listen is not None:
             from .http.serve import serve
 

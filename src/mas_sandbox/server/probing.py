@@ -6,15 +6,16 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 
 from mas_sandbox import __version__
 from mas_sandbox.runtimes.base import Probe
 from mas_sandbox.runtimes.select import build_runtime, probe_all
 
 
-async def print_probes() -> None:
+async def print_probes(state: Path) -> None:
     """Write every runtime's probe to standard output as one JSON document."""
-    probes = await probe_all()
+    probes = await probe_all(state)
     document = {
         "version": __version__,
         "host": {
@@ -32,6 +33,7 @@ async def _described(name: str, probe: Probe) -> dict[str, object]:
     await runtime.close()
     return {
         "available": probe.available,
+        "taken_by_auto": probe.available and probe.taken_by_auto and name != "local",
         "version": probe.version,
         "reason": probe.reason,
         "mend": probe.mend,

@@ -20,6 +20,8 @@ MAX_CALL_BYTES = MAX_PAYLOAD
 """A call's arguments travel in one frame."""
 MAX_MESSAGE_CHARS = 8192
 """An error message from the guest is cut to this many characters."""
+LIMITS = ("mem_mb", "pids", "disk_mb")
+"""What a WELCOME can limit: RAM without swap, processes and threads, scratch space."""
 
 
 class Hello:
@@ -59,18 +61,26 @@ class Welcome:
     `entropy`: 64 hex digits fed to the guest's random pool and to each call;
     `time_ns`: the host's wall clock, Unix time in nanoseconds; `hostname`: set
     where the wall lets the toolrunner set it; `extensions`: the operator's own
-    tools, file name -> Python source, never imported outside a call's process.
+    tools, file name -> Python source, never imported outside a call's process;
+    `limits`: out of `LIMITS`, of all calls together, 1 or more, and none where missing.
+    Only a toolrunner whose kernel is its own applies them, before READY or never.
     """
 
-    __slots__ = ("entropy", "extensions", "hostname", "time_ns")
+    __slots__ = ("entropy", "extensions", "hostname", "limits", "time_ns")
 
     def __init__(
-        self, entropy: str, time_ns: int, hostname: str, extensions: dict[str, str]
+        self,
+        entropy: str,
+        time_ns: int,
+        hostname: str,
+        extensions: dict[str, str],
+        limits: dict[str, int] | None = None,
     ) -> None:
         self.entropy = entropy
         self.time_ns = time_ns
         self.hostname = hostname
         self.extensions = extensions
+        self.limits = limits or {}
 
     def encode(self) -> bytes:
         return strict_json.dumps({name: getattr(self, name) for name in self.__slots__})
@@ -83,11 +93,17 @@ class Welcome:
             isinstance(source, str) for source in extensions.values()
         ):
             raise ProtocolError("WELCOME extensions are not file name -> source")
+        limits = fields["limits"]
+        if not isinstance(limits, dict) or not all(
+            name in LIMITS and _integer(limits, name) for name in limits
+        ):
+            raise ProtocolError(f"WELCOME limits are not numbers from 1 of {', '.join(LIMITS)}")
         return cls(
             entropy=_text(fields, "entropy"),
             time_ns=_integer(fields, "time_ns"),
             hostname=_text(fields, "hostname"),
             extensions=extensions,
+            limits=limits,
         )
 
 

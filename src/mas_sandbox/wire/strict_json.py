@@ -74,6 +74,11 @@ def _decode(text: str) -> Any:
         value, end = _scan(text, start)
     except StopIteration as stop:
         raise ValueError(f"no JSON value at character {stop.value}") from None
+    except SystemError:
+        # It fails without an exception until json.decoder, whose error it is, is imported.
+        import json.decoder  # noqa: F401
+
+        value, end = _scan(text, start)
     if text[end:].strip(_SPACE):
         raise ValueError(f"Extra data after character {end}")
     return value

@@ -243,7 +243,7 @@ def test_a_caller_that_goes_away_ends_its_call(tmp_path: Path) -> None:
         await until(lambda: bool(made.records("outcome")))
         assert made.records("outcome")[0]["code"] == "interrupted"
         await until(lambda: not made.runtime.living)
-        assert made.broker.admission.running == 0
+        await until(lambda: made.broker.admission.running == 0)
 
     run(tmp_path, use, MemoryRuntime(forever))
 

@@ -24,6 +24,7 @@ Message = Hello | Welcome | Call | Result
 EXAMPLES: list[Message] = [
     Hello(PROTOCOL, 7, "3.11.2", ["bash"], ["paths"]),
     Welcome("00ff", 1_700_000_000_000_000_000, "sandbox", {"tools.py": "def f(): ..."}),
+    Welcome("00ff", 0, "", {}, {"mem_mb": 64, "pids": 1, "disk_mb": 2**40}),
     Call("bash", {"command": "é"}, timeout_ms=5, env={"A": "b"}, paths=[("/workspace/x", "ro")]),
     Call("bash", {}),
     Call("bash", {}, paths=[]),
@@ -82,6 +83,15 @@ def test_what_is_no_object_is_no_message(payload: bytes) -> None:
 def test_grants_are_pairs_of_an_absolute_path_and_a_mode(paths: Any) -> None:
     with pytest.raises(ProtocolError, match="paths"):
         Call.parse(strict_json.dumps(fields_of(Call("t", {})) | {"paths": paths}))
+
+
+@pytest.mark.parametrize(
+    "limits", [{"mem_mb": 0}, {"pids": -1}, {"disk_mb": 1.5}, {"pids": True}, {"cpus": 1}, []]
+)
+def test_limits_are_known_and_at_least_1(limits: Any) -> None:
+    fields = fields_of(Welcome("00", 1, "", {}))
+    with pytest.raises(ProtocolError):
+        Welcome.parse(strict_json.dumps(fields | {"limits": limits}))
 
 
 def test_a_call_that_fits_no_frame_is_not_encoded() -> None:

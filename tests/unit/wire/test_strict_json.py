@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +139,21 @@ def test_a_value_that_holds_itself_is_not_written() -> None:
     value.append(value)
     with pytest.raises(ValueError):
         strict_json.dumps(value)
+
+
+def test_a_broken_document_is_a_value_error_where_json_was_never_imported() -> None:
+    """The scanner finds its own exception in json.decoder, if somebody imported that."""
+    code = """
+import sys
+from mas_sandbox.wire import strict_json
+assert "json" not in sys.modules
+for document in ("{", '"a', '{"a":1,', '["\\\\x"]'):
+    try:
+        strict_json.loads(document)
+    except ValueError:
+        continue
+    raise SystemExit(f"{document} was taken")
+"""
+    package = Path(strict_json.__file__).parents[2]
+    code = f"import sys; sys.path.insert(0, {str(package)!r})\n{code}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -16,12 +16,12 @@ from mas_sandbox.wire.isolation import Isolation
 
 from ..base import Probe, Runtime, Sandbox, SandboxSpec
 from ..cgroup import Cgroups, Group, Limits
-from ..channel import Channel
-from ..local import connect, greet
+from ..channel import Channel, open_channel
+from ..identity import Identities
+from ..local import greet
 from ..ownership import Ownership
 from ..process import ChildProcess
 from ..toolrunner import toolrunner_archive
-from .identity import Identities
 from .layout import SCRATCH_MB, plan_jail, toolrunner_command
 from .probe import Tools, probe_jail
 from .seccomp import jail_filter
@@ -100,7 +100,7 @@ class JailRuntime(Runtime):
             undo.push_async_callback(group.remove)
             process, ours, info = self._launch(tools, spec, user, group, undo)
             undo.callback(os.close, info)
-            channel = await connect(ours)
+            channel = await open_channel(ours)
             undo.callback(channel.close)
             enforced = _enforced(spec) | await greet(channel, spec, name, process)
             init = _first_process(info)

@@ -1,7 +1,7 @@
-"""Which user a jail runs as.
+"""Which user a jail, or a machine's monitor, runs as.
 
-Started by root, every jail gets a uid of its own that no account has, so that no
-two jails share a keyring, a process limit or a file's owner, and none is host root
+Started by root, every sandbox gets a uid of its own that no account has, so that no
+two share a keyring, a process limit or a file's owner, and none is host root
 (bubblewrap started by real uid 0 would leave the sandbox mapped to it). Started by
 anyone else, a jail runs as that user: the kernel lets nobody choose.
 """

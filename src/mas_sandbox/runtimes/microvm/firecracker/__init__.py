@@ -1,0 +1,1 @@
+"""Firecracker: a small virtual machine monitor for KVM, driven through its Unix socket."""

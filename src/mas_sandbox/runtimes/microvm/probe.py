@@ -1,0 +1,121 @@
+"""What the microVM can enforce on this host: found by booting a guest, once per host boot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.errors import SandboxError
+
+from ..base import ControlStatus, Probe, SandboxSpec
+from ..ownership import EMULATED
+from .config import MicrovmConfig, Vmm
+from .firecracker.driver import FirecrackerDriver
+from .machine import MachinePlan
+from .qemu.driver import DEFAULT_BINARY, QemuDriver
+from .vm import Place, VmDriver, VmProbe, VmSpec
+
+
+async def probe_microvm(
+    plan: MachinePlan, groups: Mapping[Control, str], place: Place, kept_in: Path
+) -> tuple[Probe, VmDriver | None]:
+    """The first driver whose guest said HELLO, and what it can enforce.
+
+    What was found is kept in `kept_in`, a directory that a reboot clears.
+    """
+    refusals: list[str] = []
+    mends: list[str] = []
+    try:
+        plan.prepare()
+        machine = plan.machine(SandboxSpec())
+    except SandboxError as error:
+        return Probe(False, reason=error.message, mend="mas-sandbox image build"), None
+    for driver in build_drivers(plan.config, plan.directory):
+        kept = kept_in / f"probe-{driver.name}-{_fingerprint(driver, plan.config, machine)}.json"
+        found = _read_kept(kept)
+        if found is None:
+            found = await driver.probe(machine, place)
+            if found.available:
+                _keep(kept, found)
+        if found.available:
+            driver.acceleration = found.acceleration
+            number = found.version.partition(" ")[0]
+            version = f"{driver.name} {number}, {found.acceleration}"
+            # An emulator keeps a guest in, but its makers do not promise that it does.
+            hardware = found.acceleration != "tcg"
+            if not hardware:
+                (kept_in / EMULATED).touch()
+            return Probe(True, version, "", "", _controls(groups), hardware), driver
+        refusals.append(f"{driver.name}: {found.reason}")
+        mends.append(found.mend)
+    return Probe(False, reason="; ".join(refusals), mend="; or ".join(filter(None, mends))), None
+
+
+def build_drivers(config: MicrovmConfig, directory: Path) -> list[VmDriver]:
+    """The drivers to try, the fastest first. `directory`: ours alone, for keys."""
+    firecracker = FirecrackerDriver(config, directory)
+    qemu = QemuDriver(config, directory)
+    match config.vmm:
+        case Vmm.AUTO:
+            return [firecracker, qemu]
+        case Vmm.FIRECRACKER:
+            return [firecracker]
+        case Vmm.QEMU:
+            return [qemu]
+
+
+def _controls(groups: Mapping[Control, str]) -> dict[Control, ControlStatus]:
+    inside = "control group inside the guest, and the size of the machine"
+    cpu = groups.get(Control.CPU)
+    return {
+        Control.TIMEOUT: ControlStatus(True, "toolrunner, then the end of the machine"),
+        Control.OUTPUT: ControlStatus(True, "toolrunner and daemon both count"),
+        Control.ENV: ControlStatus(True, "the guest has an environment of its own"),
+        Control.FILESYSTEM: ControlStatus(True, "a disk image of its own, read-only"),
+        Control.NETWORK: ControlStatus(True, "no network device"),
+        Control.PROCESSES: ControlStatus(True, "a kernel of its own"),
+        Control.PATHS: ControlStatus(True, "Landlock inside the guest"),
+        Control.MEMORY: ControlStatus(True, inside),
+        Control.PIDS: ControlStatus(True, "control group inside the guest"),
+        Control.DISK: ControlStatus(True, "tmpfs with a size inside the guest"),
+        Control.CPU: ControlStatus(
+            cpu is not None,
+            f"{cpu or 'cgroup'} around the monitor",
+            "" if cpu else "systemd-run --user --scope -p Delegate=yes mas-sandboxd ...",
+        ),
+    }
+
+
+def _fingerprint(driver: VmDriver, config: MicrovmConfig, machine: VmSpec) -> str:
+    """A name that changes with the monitor, the user or what is booted."""
+    facts = [driver.name, str(os.geteuid())]
+    wanted = (config.firecracker_bin, config.qemu_bin or DEFAULT_BINARY)
+    programs = [shutil.which(name) or name for name in wanted]
+    for path in (*programs, str(machine.kernel), str(machine.rootfs)):
+        try:
+            status = Path(path).stat()
+        except OSError:
+            facts.append(f"{path} is absent")
+        else:
+            facts.append(f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
+
+
+def _read_kept(path: Path) -> VmProbe | None:
+    try:
+        fields = json.loads(path.read_text())
+        return VmProbe(**(fields | {"tried": tuple(map(tuple, fields["tried"]))}))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(path: Path, found: VmProbe) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(found)))
+    temporary.replace(path)
