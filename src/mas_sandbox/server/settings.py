@@ -117,9 +117,10 @@ def _parser() -> ArgumentParser:
         "--runtime",
         metavar="NAME",
         default="auto",
-        help="auto, local, jail (default auto: the strongest that works here, never local)",
+        help="auto, local, jail, microvm (default auto: the strongest that works here, "
+        "never local nor an emulated machine)",
     )
-    add("--runtime-config", metavar="FILE", type=Path, help="settings of the runtime")
+    add("--runtime-config", metavar="FILE", type=Path, help="settings of microvm")
     add(
         "--auth-token",
         metavar="TOKEN",

@@ -158,6 +158,19 @@ def test_doctor_shows_what_is_enforced_and_the_commands_that_mend(
     assert "`-runtime auto` takes jail" in out
 
 
+def test_doctor_never_promises_an_emulated_machine_to_auto(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = findings()
+    emulated = {"available": True, "taken_by_auto": False, "isolation": "vm", "controls": {}}
+    found["runtimes"]["microvm"] = emulated
+    probing(monkeypatch, tmp_path, found)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "`-runtime auto` takes jail" in out
+    assert "`-runtime microvm` works too, emulated" in out
+
+
 def test_doctor_fails_where_there_are_no_walls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
