@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mas_sandbox.runtimes.microvm.firecracker import output
+from mas_sandbox.runtimes.microvm import output
 from mas_sandbox.runtimes.microvm.output import TAIL_BYTES, LogFile, Output
 
 pytestmark = pytest.mark.anyio
