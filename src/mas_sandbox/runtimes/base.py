@@ -70,6 +70,17 @@ class SandboxSpec:
     env: tuple[tuple[str, str], ...] = ()
     extensions: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def limits(self) -> frozenset[Control]:
+        """The controls whose limit is asked for."""
+        limits = {
+            Control.MEMORY: self.mem_mb,
+            Control.CPU: self.cpus,
+            Control.PIDS: self.pids,
+            Control.DISK: self.disk_mb,
+        }
+        return frozenset(control for control, limit in limits.items() if limit is not None)
+
 
 class Sandbox(abc.ABC):
     """A started sandbox. Leaving its context leaves nothing of it behind."""

@@ -110,19 +110,12 @@ class LocalRuntime(Runtime):
         self._ownership.close()
 
     def _refuse_limits(self, spec: SandboxSpec) -> None:
-        asked = {
-            Control.MEMORY: spec.mem_mb,
-            Control.CPU: spec.cpus,
-            Control.PIDS: spec.pids,
-            Control.DISK: spec.disk_mb,
-        }
-        for control, limit in asked.items():
-            if limit is not None:
-                raise SandboxError(
-                    ErrorCode.POLICY_UNENFORCEABLE,
-                    f"the local runtime cannot enforce {control}; use -runtime jail, "
-                    "or a policy that does not mention it",
-                )
+        for control in sorted(spec.limits):
+            raise SandboxError(
+                ErrorCode.POLICY_UNENFORCEABLE,
+                f"the local runtime cannot enforce {control}; use -runtime jail, "
+                "or a policy that does not mention it",
+            )
 
     def _reclaim(self) -> None:
         """Remove the workspaces of dead daemons."""

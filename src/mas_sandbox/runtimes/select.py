@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
+from mas_sandbox.wire.isolation import Isolation
 
 from .base import Probe, Runtime
 from .ownership import EMULATED, Ownership, lock_directory
@@ -71,12 +72,12 @@ async def choose_runtime(
     raise SandboxError(ErrorCode.POLICY_UNENFORCEABLE, "no runtime: " + " | ".join(refusals))
 
 
-async def probe_all(state: Path | None = None) -> dict[str, Probe]:
-    """Every runtime's probe, for `doctor`."""
+async def probe_all(state: Path) -> dict[str, tuple[Isolation, Probe]]:
+    """Every runtime's isolation and probe, for `doctor`."""
     probes = {}
     for name in NAMES:
         runtime = build_runtime(name, state=state)
-        probes[name] = await runtime.probe()
+        probes[name] = runtime.isolation, await runtime.probe()
         await runtime.close()
     return probes
 

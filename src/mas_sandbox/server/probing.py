@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mas_sandbox import __version__
 from mas_sandbox.runtimes.base import Probe
-from mas_sandbox.runtimes.select import build_runtime, probe_all
+from mas_sandbox.runtimes.select import probe_all
+from mas_sandbox.wire.isolation import Isolation
 
 
 async def print_probes(state: Path) -> None:
@@ -23,21 +24,19 @@ async def print_probes(state: Path) -> None:
             "python": platform.python_version(),
             "uid": os.geteuid(),
         },
-        "runtimes": {name: await _described(name, probe) for name, probe in probes.items()},
+        "runtimes": {name: _described(name, *found) for name, found in probes.items()},
     }
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-async def _described(name: str, probe: Probe) -> dict[str, object]:
-    runtime = build_runtime(name)
-    await runtime.close()
+def _described(name: str, isolation: Isolation, probe: Probe) -> dict[str, object]:
     return {
         "available": probe.available,
         "taken_by_auto": probe.available and probe.taken_by_auto and name != "local",
         "version": probe.version,
         "reason": probe.reason,
         "mend": probe.mend,
-        "isolation": str(runtime.isolation),
+        "isolation": str(isolation),
         "controls": {
             str(control): {
                 "enforced": status.enforced,

@@ -102,7 +102,7 @@ class JailRuntime(Runtime):
             undo.callback(os.close, info)
             channel = await open_channel(ours)
             undo.callback(channel.close)
-            enforced = _enforced(spec) | await greet(channel, spec, name, process)
+            enforced = _ALWAYS | spec.limits | await greet(channel, spec, name, process)
             init = _first_process(info)
             undo.callback(_kill, os.pidfd_open(init))
             sandbox = JailSandbox(name, channel, enforced, init, group)
@@ -162,7 +162,7 @@ class JailRuntime(Runtime):
         return process, ours, info_reader
 
     def _refuse_unenforceable(self, spec: SandboxSpec) -> None:
-        for control in sorted(_limits_asked(spec) - {Control.DISK} - self._cgroups.controls.keys()):
+        for control in sorted(spec.limits - {Control.DISK} - self._cgroups.controls.keys()):
             raise SandboxError(
                 ErrorCode.POLICY_UNENFORCEABLE,
                 f"the jail cannot enforce {control} here: no control group can be made; "
@@ -177,20 +177,6 @@ _ALWAYS = frozenset(
     }
 )
 """In force in every jail that started: bubblewrap fails when it cannot put one up."""
-
-
-def _limits_asked(spec: SandboxSpec) -> frozenset[Control]:
-    limits = {
-        Control.MEMORY: spec.mem_mb,
-        Control.CPU: spec.cpus,
-        Control.PIDS: spec.pids,
-        Control.DISK: spec.disk_mb,
-    }
-    return frozenset(control for control, limit in limits.items() if limit is not None)
-
-
-def _enforced(spec: SandboxSpec) -> frozenset[Control]:
-    return _ALWAYS | _limits_asked(spec)
 
 
 def _first_process(info: int) -> int:

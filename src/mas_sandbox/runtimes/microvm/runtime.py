@@ -187,25 +187,18 @@ class MicrovmRuntime(Runtime):
         return self._cgroups.create(f"vm{number}", Limits(memory, cpus, MONITOR_THREADS))
 
     def _refuse_unenforceable(self, spec: SandboxSpec, probe: Probe) -> None:
-        asked = {
-            Control.MEMORY: spec.mem_mb,
-            Control.CPU: spec.cpus,
-            Control.PIDS: spec.pids,
-            Control.DISK: spec.disk_mb,
-        }
         if spec.cpus is not None and not self._plan.holds_processors(spec.cpus):
             raise SandboxError(
                 ErrorCode.POLICY_UNENFORCEABLE,
                 f"cpu: the config file's cgroup gives each machine more than {spec.cpus:g} "
                 "processors; set cgroup.cpu_quota_us to less",
             )
-        for control, limit in asked.items():
-            if limit is not None and control not in probe.enforced:
-                raise SandboxError(
-                    ErrorCode.POLICY_UNENFORCEABLE,
-                    f"the microvm runtime cannot enforce {control} here; "
-                    "run `mas-sandbox doctor` for what would mend it",
-                )
+        for control in sorted(spec.limits - probe.enforced):
+            raise SandboxError(
+                ErrorCode.POLICY_UNENFORCEABLE,
+                f"the microvm runtime cannot enforce {control} here; "
+                "run `mas-sandbox doctor` for what would mend it",
+            )
 
 
 _ALWAYS = frozenset(
@@ -220,11 +213,5 @@ _ALWAYS = frozenset(
 def _enforced(spec: SandboxSpec, hello: Hello) -> frozenset[Control]:
     """What is in force: the wall, what the guest put up, and the limits that were asked."""
     own = frozenset(Control(name) for name in hello.controls if name in set(Control))
-    limits = {
-        Control.MEMORY: spec.mem_mb,
-        Control.PIDS: spec.pids,
-        Control.DISK: spec.disk_mb,
-    }
-    unasked = {control for control, limit in limits.items() if limit is None}
-    cpu = {Control.CPU} if spec.cpus is not None else set()
-    return _ALWAYS | cpu | (own - unasked)
+    unasked = {Control.MEMORY, Control.PIDS, Control.DISK} - spec.limits
+    return _ALWAYS | ({Control.CPU} & spec.limits) | (own - unasked)
