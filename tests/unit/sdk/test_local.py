@@ -49,6 +49,9 @@ def _leaves_nothing() -> Iterator[None]:
     asyncio.new_event_loop().close()  # what asyncio itself keeps open is not ours
     before = children(), descriptors(), threading.active_count()
     yield
+    deadline = time.monotonic() + 5  # asyncio's thread that waits for a child ends after the child
+    while threading.active_count() != before[2] and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert (children(), descriptors(), threading.active_count()) == before
 
 
