@@ -17,7 +17,7 @@ from mas_sandbox.server.admission import Admission
 from mas_sandbox.server.broker import Broker
 from mas_sandbox.server.catalog import Catalog
 from mas_sandbox.server.plan import Planner
-from mas_sandbox.server.sandboxes import NamedSandboxes
+from mas_sandbox.server.walls import Wall, Walls
 from mas_sandbox.tools.builtin import BUILTIN
 
 
@@ -50,16 +50,13 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """A broker that is closed at the end."""
     runtime = runtime or MemoryRuntime()
-    probe = await runtime.probe()
-    pool = Pool(runtime, 0)
+    walls = Walls([Wall.standing(Pool(runtime, 0), await runtime.probe())])
     broker = Broker(
-        runtime=runtime,
-        probe=probe,
-        planner=Planner(runtime, probe, Catalog(BUILTIN), environment or {}),
-        pool=pool,
+        walls=walls,
+        planner=Planner(walls, Catalog(BUILTIN), environment or {}),
         admission=Admission(max_running, max_queue),
-        sandboxes=NamedSandboxes(pool, max_sandboxes),
         audit=AuditLog.open(directory, record_args=record_args, storage=storage),
+        max_sandboxes=max_sandboxes,
     )
     try:
         yield Bench(broker, runtime, directory)

@@ -13,6 +13,16 @@ from typing import Any
 
 import httpx2
 
+RUNTIME = {
+    "name": "jail",
+    "isolation": "process",
+    "default": True,
+    "available": True,
+    "version": "1",
+    "reason": "",
+    "mend": "",
+    "controls": {"memory": {"status": "unavailable", "mechanism": "none", "mend": "delegate"}},
+}
 TOOL = {
     "name": "echo",
     "description": "Answers its arguments.",
@@ -67,6 +77,8 @@ class HttpDaemon:
                     json={"status": "ok", "version": "0.1.0", "runtime": "jail"}
                     | {"isolation": "process", "running": 0, "waiting": 0, "sandboxes": 0},
                 )
+            case "GET", "/v1/runtimes":
+                return httpx2.Response(200, json={"runtimes": [RUNTIME]})
             case "GET", "/v1/tools":
                 return httpx2.Response(200, json={"tools": [TOOL]})
         return problem(404, "not_found", f"no {request.method} {request.url.path}")

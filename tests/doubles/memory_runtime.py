@@ -45,10 +45,14 @@ async def echo(call: Call) -> CallOutcome:
 
 
 class _Line:
-    """The one thing of a channel that others look at."""
+    """What others look at of a channel, and the services they offer it."""
 
     def __init__(self) -> None:
         self.lost: SandboxError | None = None
+        self.services: dict[str, Any] = {}
+
+    def serve(self, service: str, handler: Any) -> None:
+        self.services[service] = handler
 
 
 class MemorySandbox(Sandbox):

@@ -134,6 +134,37 @@ class ToolList(_Body):
     tools: tuple[ToolInfo, ...]
 
 
+class ControlInfo(_Body):
+    """One control of one runtime, as this host was found to hold it.
+
+    `mechanism`: what enforces it, or why nothing does; `mend`: what would change that.
+    """
+
+    status: Literal["enforced", "unavailable"]
+    mechanism: str
+    mend: str = ""
+
+
+class RuntimeInfo(_Body):
+    """One runtime of the daemon. `default`: where calls go that ask for nothing stronger;
+    `reason` and `mend`: why it is not available, and the command that would change that."""
+
+    name: str
+    isolation: Isolation
+    default: bool
+    available: bool
+    version: str = ""
+    reason: str = ""
+    mend: str = ""
+    controls: dict[Control, ControlInfo]
+
+
+class RuntimeList(_Body):
+    """`GET /v1/runtimes`: the daemon's runtimes, weakest first."""
+
+    runtimes: tuple[RuntimeInfo, ...]
+
+
 class Problem(_Body):
     """The body of every 4xx and 5xx: the request never became a call."""
 

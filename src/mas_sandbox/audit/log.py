@@ -168,6 +168,41 @@ class AuditLog:
         }
         await self._record(fields)
 
+    async def connection(
+        self,
+        *,
+        principal: str,
+        sandbox_id: str,
+        call_ids: Sequence[str],
+        protocol: str,
+        host: str,
+        port: int,
+        method: str,
+        path: str,
+        address: str,
+        decision: Mapping[str, str],
+    ) -> None:
+        """Record that a connection out of a sandbox was decided; returns when the record is
+        on disk. A connection whose record could not be written must not be made.
+
+        `call_ids`: the calls that ran in the sandbox then; `address`: what is dialled,
+        empty for none; `decision`: as in `intent`. Raises SandboxError as `intent` does.
+        """
+        fields = {
+            "kind": "connection",
+            "principal": principal,
+            "sandbox_id": sandbox_id,
+            "call_ids": list(call_ids),
+            "protocol": protocol,
+            "host": host,
+            "port": port,
+            "method": method,
+            "path": path,
+            "address": address,
+            "decision": dict(decision),
+        }
+        await self._record(fields)
+
     async def close(self) -> None:
         """Write what is pending and a `stop` record, and leave. Safe to call twice."""
         if self._closed:

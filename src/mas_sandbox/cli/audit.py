@@ -131,6 +131,13 @@ def described(record: dict[str, Any]) -> Text:
                 (f"exit {record.get('exit_code')}, {record.get('wall_ms')} ms, ", "dim"),
                 (f"isolation {record.get('isolation')}", "dim"),
             ]
+        case "connection":
+            action = str(decided.get("action"))
+            words += [
+                (f"{record.get('protocol')} {record.get('host')}:{record.get('port')}", "cyan"),
+                (action.ljust(7), "green" if action == "allow" else "bold red"),
+                (f"by {decided.get('rule')} for {record.get('principal')}", ""),
+            ]
         case "damaged":
             words.append((str(record.get("text")), "red"))
     return Text(" ").join(Text(visible(word), style) for word, style in words)

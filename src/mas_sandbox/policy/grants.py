@@ -101,25 +101,68 @@ def _block(text: str) -> str:
     return str(network)
 
 
+def _method(text: str) -> str:
+    if not (text.isascii() and text.isalpha() and text.isupper() and len(text) <= 32):
+        raise ValueError(f"{text[:40]!r} is not an HTTP method; write it as in 'GET'")
+    if text == "CONNECT":
+        raise ValueError("CONNECT opens a connection, which hosts and ports decide on")
+    return text
+
+
+def _request_path(text: str) -> str:
+    path = text.removesuffix("/*") if text.endswith("/*") else text
+    if not text.startswith("/") or len(text) > 1024 or set(path) & set("*?#%\\"):
+        raise ValueError(
+            f"{text[:80]!r} is not a path; write '/v1/models', or '/v1/*' for all below /v1/"
+        )
+    if any(part in (".", "..") for part in path.split("/")) or "//" in path or not text.isascii():
+        raise ValueError(f"{text[:80]!r} is not normalised: no '.', '..', '//' or non-ASCII")
+    return text
+
+
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+
+
+class HttpRule(BaseModel):
+    """Requests of plain HTTP that may be made. What runs inside TLS is not seen.
+
+    `hosts`: of those that the policy allows, all where None; `paths`: whole paths, or
+    `/*` at the end for everything below; the query is not looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hosts: tuple[HostPattern, ...] | None = Field(default=None, max_length=MAX_GRANTS)
+    methods: tuple[Annotated[str, AfterValidator(_method)], ...] = Field(
+        default=("GET", "HEAD"), max_length=32
+    )
+    paths: tuple[Annotated[str, AfterValidator(_request_path)], ...] = Field(
+        default=("/*",), max_length=MAX_GRANTS
+    )
+
+
 class NetworkPolicy(BaseModel):
     """Where connections may go; without hosts and cidrs: nowhere.
 
     `hosts`: names, or `*.` before a domain for every name below it (not the domain
     itself); `cidrs`: blocks that may be dialled by address; `ports`: TCP ports of
-    both, inherited where None, and 443 where nobody said.
+    both, inherited where None, and 443 where nobody said; `http`: what plain HTTP may
+    ask, anything where None; `max_connections`: open at once; `max_mb`: MiB of a
+    sandbox's whole life, both directions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    hosts: tuple[Annotated[str, AfterValidator(_host_pattern)], ...] = Field(
-        default=(), max_length=MAX_GRANTS
-    )
+    hosts: tuple[HostPattern, ...] = Field(default=(), max_length=MAX_GRANTS)
     cidrs: tuple[Annotated[str, AfterValidator(_block)], ...] = Field(
         default=(), max_length=MAX_GRANTS
     )
     ports: tuple[Annotated[int, Strict(), Field(ge=1, le=65_535)], ...] | None = Field(
         default=None, max_length=MAX_GRANTS
     )
+    http: tuple[HttpRule, ...] | None = Field(default=None, max_length=MAX_GRANTS)
+    max_connections: Annotated[int, Strict(), Field(ge=1, le=256)] | None = None
+    max_mb: Annotated[int, Strict(), Field(ge=1, le=16_777_216)] | None = None
 
     @property
     def allowed_ports(self) -> tuple[int, ...]:
@@ -136,6 +179,21 @@ def host_covered(pattern: str, by: str) -> bool:
         return True
     # The dot is kept: `evil-example.org` is not below `*.example.org`.
     return by.startswith("*.") and pattern.removeprefix("*").endswith(by[1:])
+
+
+def path_covered(pattern: str, by: str) -> bool:
+    """Whether every request path that `pattern` matches is matched by `by` too."""
+    return pattern == by or (by.endswith("/*") and pattern.startswith(by[:-1]))
+
+
+def http_covered(rule: HttpRule, by: HttpRule) -> bool:
+    """Whether every request that `rule` allows is allowed by `by` too."""
+    hosts = by.hosts is None or (
+        rule.hosts is not None
+        and all(any(host_covered(host, over) for over in by.hosts) for host in rule.hosts)
+    )
+    paths = all(any(path_covered(path, over) for over in by.paths) for path in rule.paths)
+    return hosts and paths and set(rule.methods) <= set(by.methods)
 
 
 def cidr_covered(block: str, by: str) -> bool:

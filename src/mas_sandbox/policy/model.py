@@ -27,6 +27,7 @@ from .glob import slow_pieces
 from .go_spelling import translated
 from .grants import MAX_GRANTS, AbsolutePath, NetworkPolicy, PathGrant, covering
 from .rules import Action, Condition, Operator, Rule, ToolName
+from .tool_isolation import ToolIsolation, stronger
 
 __all__ = [
     "Action",
@@ -74,8 +75,10 @@ class Policy(BaseModel):
     """What calls may do. Frozen and hashable.
 
     `env`: names of variables whose values come from the daemon's environment;
-    `cpus`: processors' worth of time; `mem_mb`, `disk_mb`, `io_mb_s`: MiB;
-    `bandwidth_kb_s`: KiB a second; `output_bytes`: stdout, stderr and value together.
+    `cpus`: processors' worth of time; `cpu_ms`: processor time of one call; `mem_mb`,
+    `disk_mb`, `io_mb_s`: MiB; `disk_files`: files in scratch space; `nofile`: open files
+    of a process; `bandwidth_kb_s`: KiB a second; `output_bytes`: stdout, stderr and value
+    together; `tool_isolation`: stronger walls for single tools than `min_isolation`.
     The Go SDK's field names are understood as well.
     """
 
@@ -88,15 +91,19 @@ class Policy(BaseModel):
     network: NetworkPolicy | None = None
     timeout_ms: Annotated[int, Strict(), Field(ge=1, le=86_400_000)] | None = None
     cpus: Annotated[float, Strict(), Field(ge=0.01, le=1024, allow_inf_nan=False)] | None = None
+    cpu_ms: Annotated[int, Strict(), Field(ge=1, le=86_400_000)] | None = None
     mem_mb: Annotated[int, Strict(), Field(ge=16, le=16_777_216)] | None = None
     pids: Annotated[int, Strict(), Field(ge=4, le=4_194_304)] | None = None
+    nofile: Annotated[int, Strict(), Field(ge=16, le=1_048_576)] | None = None
     disk_mb: Annotated[int, Strict(), Field(ge=1, le=16_777_216)] | None = None
+    disk_files: Annotated[int, Strict(), Field(ge=16, le=1_000_000_000)] | None = None
     io_mb_s: Annotated[int, Strict(), Field(ge=1, le=1_048_576)] | None = None
     iops: Annotated[int, Strict(), Field(ge=1, le=100_000_000)] | None = None
     bandwidth_kb_s: Annotated[int, Strict(), Field(ge=1, le=1_073_741_824)] | None = None
     output_bytes: Annotated[int, Strict(), Field(ge=0, le=67_108_864)] | None = None
     max_concurrent: Annotated[int, Strict(), Field(ge=1, le=100_000)] | None = None
     min_isolation: Isolation | None = None
+    tool_isolation: ToolIsolation | None = None
     workdir: AbsolutePath | None = None
     rules: tuple[Rule, ...] | None = Field(default=None, max_length=MAX_RULES)
 
@@ -114,6 +121,14 @@ class Policy(BaseModel):
             raise ValueError(f"'workdir' {self.workdir} is not beneath any of 'paths'")
         _check_rules(self.rules or ())
         return self
+
+    def isolation_for(self, tool: str) -> Isolation | None:
+        """The weakest walls that a call of `tool` may run behind; None for any."""
+        asked = self.min_isolation
+        for name, level in self.tool_isolation or ():
+            if name in (tool, "*"):
+                asked = stronger(asked, level)
+        return asked
 
     @property
     def granted_tools(self) -> tuple[str, ...] | None:

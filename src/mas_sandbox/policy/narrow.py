@@ -9,21 +9,27 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import WORKSPACE, Isolation
 
 from .grants import (
+    HttpRule,
     NetworkPolicy,
     PathGrant,
     beneath,
     cidr_covered,
     covering,
     host_covered,
+    http_covered,
 )
 from .model import Policy
+from .tool_isolation import both
 
 LIMITS = (
     "timeout_ms",
     "cpus",
+    "cpu_ms",
     "mem_mb",
     "pids",
+    "nofile",
     "disk_mb",
+    "disk_files",
     "io_mb_s",
     "iops",
     "bandwidth_kb_s",
@@ -52,13 +58,17 @@ def narrow(outer: Policy, inner: Policy, who: str) -> Policy:
         "network": _network(outer.network, inner.network, who),
         "workdir": _workdir(outer, inner, paths, who),
         "min_isolation": _isolation(outer, inner, who),
+        "tool_isolation": both(outer.tool_isolation, inner.tool_isolation),
     }
     for field in LIMITS:
-        allowed, asked = getattr(outer, field), getattr(inner, field)
-        if allowed is not None and asked is not None and asked > allowed:
-            raise _widening(who, field, asked, f"at most {allowed}")
-        changes[field] = allowed if asked is None else asked
+        changes[field] = _limit(who, field, getattr(outer, field), getattr(inner, field))
     return outer.model_copy(update=changes)
+
+
+def _limit(who: str, field: str, allowed: float | None, asked: float | None) -> float | None:
+    if allowed is not None and asked is not None and asked > allowed:
+        raise _widening(who, field, asked, f"at most {allowed}")
+    return allowed if asked is None else asked
 
 
 def _widening(who: str, field: str, asked: object, allowed: object) -> SandboxError:
@@ -169,9 +179,34 @@ def _network(
     if inner.ports is not None:
         ports = map(str, inner.ports)
         _covered(who, "network.ports", ports, map(str, allowed.allowed_ports))
+    limits = {
+        field: _limit(who, f"network.{field}", getattr(allowed, field), getattr(inner, field))
+        for field in ("max_connections", "max_mb")
+    }
     return inner.model_copy(
-        update={"ports": allowed.allowed_ports if inner.ports is None else inner.ports}
+        update={
+            "ports": allowed.allowed_ports if inner.ports is None else inner.ports,
+            "http": _http(allowed, inner, who),
+            **limits,
+        }
     )
+
+
+def _http(allowed: NetworkPolicy, inner: NetworkPolicy, who: str) -> tuple[HttpRule, ...] | None:
+    if inner.http is None:
+        return allowed.http
+    if allowed.http is not None:
+        for rule in inner.http:
+            if not any(http_covered(rule, by) for by in allowed.http):
+                raise _widening(
+                    who, "network.http", _shown(rule), _listed(map(_shown, allowed.http))
+                )
+    return inner.http
+
+
+def _shown(rule: HttpRule) -> str:
+    where = "any host" if rule.hosts is None else _listed(rule.hosts)
+    return f"{'/'.join(rule.methods)} {_listed(rule.paths)} at {where}"
 
 
 def _workdir(

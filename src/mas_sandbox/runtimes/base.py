@@ -12,7 +12,10 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
+from .processor_time import ProcessorTime
+
 if TYPE_CHECKING:
+    from mas_sandbox.policy.grants import NetworkPolicy
     from mas_sandbox.wire.messages import Call
 
     from .channel import Channel
@@ -40,6 +43,7 @@ class Probe:
     `reason` and `mend`: why it is unavailable and the command that would change
     that, empty where it is available. A control that is missing from `controls`
     cannot be enforced. `taken_by_auto`: whether `auto` may take it where it is available.
+    `warning`: what an operator should know of an available runtime, such as an advisory.
     """
 
     available: bool
@@ -48,10 +52,22 @@ class Probe:
     mend: str = ""
     controls: Mapping[Control, ControlStatus] = field(default_factory=dict)
     taken_by_auto: bool = True
+    warning: str = ""
 
     @property
     def enforced(self) -> frozenset[Control]:
         return frozenset(name for name, status in self.controls.items() if status.enforced)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host directory inside a sandbox. `path`: where it appears, absolute; `host`: the
+    directory, no part of which may be a symbolic link; `writable`: else held read-only on
+    the host's side."""
+
+    path: str
+    host: str
+    writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +76,38 @@ class SandboxSpec:
 
     A limit of None is not asked for, and left to the runtime's own bound.
     `env`: (name, value) pairs, sorted; `extensions`: (file name, Python source)
-    of the operator's tools; `cpus`: processors' worth of time, may be fractional.
+    of the operator's tools; `cpus`: processors' worth of time, may be fractional;
+    `disk_mb`, `disk_files`: scratch space; `io_mb_s` (MiB), `iops`: of block devices;
+    `network` and `bandwidth_kb_s` (KiB): for a runtime that may give it a network device.
     """
 
     mem_mb: int | None = None
     cpus: float | None = None
     pids: int | None = None
     disk_mb: int | None = None
+    disk_files: int | None = None
+    io_mb_s: int | None = None
+    iops: int | None = None
+    mounts: tuple[Mount, ...] = ()
+    network: NetworkPolicy | None = None
+    bandwidth_kb_s: int | None = None
     env: tuple[tuple[str, str], ...] = ()
     extensions: tuple[tuple[str, str], ...] = ()
 
     @property
     def limits(self) -> frozenset[Control]:
         """The controls whose limit is asked for."""
-        limits = {
-            Control.MEMORY: self.mem_mb,
-            Control.CPU: self.cpus,
-            Control.PIDS: self.pids,
-            Control.DISK: self.disk_mb,
-        }
-        return frozenset(control for control, limit in limits.items() if limit is not None)
+        limits = (
+            (Control.MEMORY, self.mem_mb),
+            (Control.CPU, self.cpus),
+            (Control.PIDS, self.pids),
+            (Control.DISK, self.disk_mb),
+            (Control.DISK_FILES, self.disk_files),
+            (Control.IO, self.io_mb_s),
+            (Control.IO, self.iops),
+            (Control.HOST_PATHS, self.mounts or None),
+        )
+        return frozenset(control for control, limit in limits if limit is not None)
 
 
 class Sandbox(abc.ABC):
@@ -88,6 +116,7 @@ class Sandbox(abc.ABC):
     id: str
     channel: Channel
     enforced: frozenset[Control]
+    _processor_time: ProcessorTime | None = None
 
     @abc.abstractmethod
     async def stop(self) -> None:
@@ -98,12 +127,22 @@ class Sandbox(abc.ABC):
     def oom_kills(self) -> int:
         """How many processes have been ended at the memory limit so far."""
 
+    def cpu_us(self) -> int | None:
+        """Processor time that all of it has used, as this host counts it; None where
+        nothing here counts."""
+        return None
+
     async def run(self, call: Call) -> CallOutcome:
         """Run one call; several may run at once. Cancelling the caller cancels the call.
 
         Raises SandboxError when the sandbox did not live to answer (`guest_lost`,
         `guest_protocol_error`, `out_of_memory`) or not in time (`timeout`).
         """
+        if self._processor_time is None:
+            self._processor_time = ProcessorTime(self.cpu_us)
+        return await self._processor_time.run(call, self._run(call))
+
+    async def _run(self, call: Call) -> CallOutcome:
         before = self.oom_kills()
         try:
             outcome = await self.channel.call(call)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from mas_sandbox.wire import strict_json
@@ -14,6 +15,7 @@ from mas_sandbox.wire.credit import ReceiveCredit
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.frames import (
     FROM_GUEST,
+    GUEST_STREAM,
     FrameParser,
     Kind,
     ProtocolError,
@@ -22,6 +24,7 @@ from mas_sandbox.wire.frames import (
 from mas_sandbox.wire.messages import Call, Hello, Result, Welcome
 
 from .outcome import CallOutcome
+from .streams import GuestStream, GuestStreams
 
 GRACE_S = 1.0
 """How long past a call's deadline, or past CANCEL, the guest may take to answer."""
@@ -65,6 +68,7 @@ class Channel(asyncio.Protocol):
         self._parser = FrameParser(FROM_GUEST)
         self._streams: dict[int, _Stream] = {}
         self._last_stream = 0
+        self._guest_streams = GuestStreams(self._send)
         self._transport: asyncio.Transport | None = None
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -73,6 +77,13 @@ class Channel(asyncio.Protocol):
         self.lost: SandboxError | None = None
         """Why the channel is gone; None while it lives."""
 
+    def serve(
+        self, service: str, handler: Callable[[GuestStream], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Let the guest open streams to `service`: `handler` runs as a task for each. When
+        it returns the stream is ended, when it raises the stream is reset."""
+        self._guest_streams.serve(service, handler)
+
     async def welcome(
         self,
         extensions: dict[str, str],
@@ -80,13 +91,17 @@ class Channel(asyncio.Protocol):
         timeout_s: float,
         limits: dict[str, int] | None = None,
         hello: Hello | None = None,
+        mounts: list[tuple[str, str]] | None = None,
     ) -> Hello:
-        """Greet the toolrunner: fresh entropy, the time, the operator's tools, limits.
+        """Greet the toolrunner: fresh entropy, the time, the operator's tools, limits,
+        host directories.
 
         `hello`: what it said before it was cloned, where it will not say it again.
         Raises SandboxError `sandbox_crash` when it is not up within `timeout_s`.
         """
-        message = Welcome(secrets.token_hex(32), time.time_ns(), hostname, extensions, limits)
+        message = Welcome(
+            secrets.token_hex(32), time.time_ns(), hostname, extensions, limits, mounts
+        )
         try:
             async with asyncio.timeout(timeout_s):
                 if hello is not None:
@@ -143,6 +158,11 @@ class Channel(asyncio.Protocol):
             self._send(Kind.GOODBYE, 0, b"")
             self._lose(SandboxError(ErrorCode.INTERRUPTED, "the sandbox was stopped"))
 
+    async def aclose(self) -> None:
+        """`close`, and wait until no service has a stream of this guest's in hand."""
+        self.close()
+        await self._guest_streams.settled()
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -180,7 +200,7 @@ class Channel(asyncio.Protocol):
                 if not self._ready.done():
                     self._ready.set_result(None)
             case _:
-                raise ProtocolError(f"a {kind.name} frame")  # none of them is ours to grant yet
+                self._guest_streams.receive(kind, number, payload)
 
     def _stream(self, number: int) -> _Stream:
         stream = self._streams.get(number)
@@ -191,8 +211,8 @@ class Channel(asyncio.Protocol):
     def _open(self, stream: _Stream) -> int:
         number = self._last_stream
         while number == 0 or number in self._streams:
-            number = (number + 1) & 0xFFFFFFFF
-        self._last_stream = (number + 1) & 0xFFFFFFFF
+            number = (number + 1) % GUEST_STREAM
+        self._last_stream = (number + 1) % GUEST_STREAM
         self._streams[number] = stream
         if self._heartbeat is None:
             self._unanswered = 0
@@ -241,6 +261,7 @@ class Channel(asyncio.Protocol):
                 future.set_exception(_copy(reason))
                 future.exception()  # marked as retrieved: nobody may be waiting
         self._streams.clear()
+        self._guest_streams.close()
 
 
 async def open_channel(end: socket.socket) -> Channel:

@@ -100,7 +100,7 @@ class LocalRuntime(Runtime):
                 )
             undo.push_async_callback(_end, process)
             channel = await open_channel(ours)
-            undo.callback(channel.close)
+            undo.push_async_callback(channel.aclose)
             await greet(channel, spec, name, process)
             sandbox = LocalSandbox(name, channel, process)
             sandbox.releases = undo.pop_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
@@ -12,9 +13,15 @@ from mas_sandbox.wire.isolation import Isolation
 from .base import Probe, Runtime
 from .ownership import EMULATED, Ownership, lock_directory
 
-NAMES = ("local", "jail", "microvm")
-"""Weakest first."""
-_CONFIGURED = ("microvm",)
+ISOLATIONS: Mapping[str, Isolation] = {
+    "local": Isolation.NONE,
+    "jail": Isolation.PROCESS,
+    "gvisor": Isolation.KERNEL,
+    "microvm": Isolation.VM,
+}
+"""What each runtime is to be a wall of, weakest first."""
+NAMES = tuple(ISOLATIONS)
+CONFIGURED = ("microvm",)
 
 
 def build_runtime(name: str, config: Path | None = None, state: Path | None = None) -> Runtime:
@@ -23,7 +30,7 @@ def build_runtime(name: str, config: Path | None = None, state: Path | None = No
     `config`: the runtime's config file; `state`: the daemon's own directory. Raises
     SandboxError `invalid_request` for a name or a config file that does not fit.
     """
-    if config is not None and name not in _CONFIGURED:
+    if config is not None and name not in CONFIGURED:
         raise SandboxError(
             ErrorCode.INVALID_REQUEST,
             f"the {name} runtime has no settings; leave -runtime-config out",
@@ -36,7 +43,11 @@ def build_runtime(name: str, config: Path | None = None, state: Path | None = No
         case "jail":
             from .jail.runtime import JailRuntime
 
-            return JailRuntime(Ownership())
+            return JailRuntime(Ownership(), protected=(state or _own_directory(),))
+        case "gvisor":
+            from .gvisor.runtime import GvisorRuntime
+
+            return GvisorRuntime(Ownership())
         case "microvm":
             from .microvm.config import load_config
             from .microvm.runtime import MicrovmRuntime

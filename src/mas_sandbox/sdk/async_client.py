@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from mas_sandbox.api.models import CreateReply, DestroyReply, Health, ToolInfo, ToolList
+from mas_sandbox.api.models import (
+    CreateReply,
+    DestroyReply,
+    Health,
+    RuntimeInfo,
+    RuntimeList,
+    ToolInfo,
+    ToolList,
+)
 
 from . import http
 from .calls import Body, CallOptions, decode, encode, http_body
@@ -127,6 +135,10 @@ class AsyncClient:
     async def tools(self) -> tuple[ToolInfo, ...]:
         """The tools that the caller's policy allows, described for a model."""
         return decode(ToolList, await self._send("GET", http.TOOLS)).tools
+
+    async def runtimes(self) -> tuple[RuntimeInfo, ...]:
+        """The daemon's runtimes, weakest first, with what its host enforces in each."""
+        return decode(RuntimeList, await self._send("GET", http.RUNTIMES)).runtimes
 
     async def aclose(self) -> None:
         """Close the connections. Named sandboxes live on in the daemon."""

@@ -8,7 +8,15 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from mas_sandbox.api.models import CreateReply, DestroyReply, Health, ToolInfo, ToolList
+from mas_sandbox.api.models import (
+    CreateReply,
+    DestroyReply,
+    Health,
+    RuntimeInfo,
+    RuntimeList,
+    ToolInfo,
+    ToolList,
+)
 
 from . import http
 from .calls import Body, CallOptions, decode, encode, http_body
@@ -131,6 +139,10 @@ class Client:
     def tools(self) -> tuple[ToolInfo, ...]:
         """The tools that the caller's policy allows, described for a model."""
         return decode(ToolList, self._send("GET", http.TOOLS)).tools
+
+    def runtimes(self) -> tuple[RuntimeInfo, ...]:
+        """The daemon's runtimes, weakest first, with what its host enforces in each."""
+        return decode(RuntimeList, self._send("GET", http.RUNTIMES)).runtimes
 
     def close(self) -> None:
         """Close the connections. Named sandboxes live on in the daemon."""

@@ -36,6 +36,7 @@ CREATE = "/v1/sandbox/create"
 DESTROY = "/v1/sandbox/destroy"
 HEALTH = "/v1/sandbox/health"
 TOOLS = "/v1/tools"
+RUNTIMES = "/v1/runtimes"
 JSON_BODY = {"content-type": "application/json"}
 
 

@@ -19,16 +19,18 @@ from .calls import Caller
 from .catalog import Catalog
 from .extensions import describe
 from .plan import Planner
-from .sandboxes import NamedSandboxes
+from .spec import SEARCH_URL
+from .walls import Unprobed
 
 if TYPE_CHECKING:
     from mas_sandbox.policy.file import PolicyFile
     from mas_sandbox.policy.model import Policy
-    from mas_sandbox.runtimes.base import Probe, Runtime, SandboxSpec
+    from mas_sandbox.runtimes.base import SandboxSpec
     from mas_sandbox.tools.manifest import ToolSpec
 
     from .head_start import HeadStartPool
     from .settings import Settings
+    from .walls import Walls
 
 log = logging.getLogger(__name__)
 
@@ -40,43 +42,45 @@ class Daemon:
     broker: Broker
     local: Caller
     policy_file: PolicyFile | None
-    runtime: Runtime
     policy_source: str
     audit_path: Path
 
 
 async def assemble(
-    settings: Settings, runtime: Runtime, probe: Probe, pool: HeadStartPool, first: SandboxSpec
+    settings: Settings, walls: Walls, pool: HeadStartPool, first: SandboxSpec
 ) -> Daemon:
-    """`first`: the sandbox that carries the operator's tools. Raises SandboxError."""
+    """`pool` is the default wall's; `first`: the sandbox that carries the operator's tools.
+    Raises SandboxError."""
     file = None if settings.policy is None else _policy_file(settings.policy)
-    local = Caller("local", _default_policy(file, runtime.name))
+    local = Caller("local", _default_policy(file, walls.default.name))
     tools = BUILTIN
     if first.extensions:
         tools += await _operators_tools(pool, first)
         if settings.pool == 0:
             pool.begin(first)
-    planner = Planner(runtime, probe, Catalog(tools), os.environ, first.extensions)
+    environment = dict(os.environ)
+    if settings.search_url:
+        environment[SEARCH_URL] = settings.search_url
+    planner = Planner(walls, Catalog(tools), environment, first.extensions)
     audit = AuditLog.open(settings.state_dir, record_args=settings.audit_args)
     if settings.pool:
         try:
-            pool.warm(planner.sandbox(local.policy, None))
+            built = planner.sandbox(local.policy, None)
+            built.wall.pool.warm(built.spec)
+        except Unprobed:
+            pass  # stronger walls than the default's are tried when a call asks for them
         except SandboxError as error:  # each call under it is refused, with the same words
             log.warning("the default policy cannot be enforced: %s", error.message)
     broker = Broker(
-        runtime=runtime,
-        probe=probe,
+        walls=walls,
         planner=planner,
-        pool=pool,
         admission=Admission(settings.max_concurrent, settings.max_queue),
-        sandboxes=NamedSandboxes(pool),
         audit=audit,
     )
     return Daemon(
         broker=broker,
         local=local,
         policy_file=file,
-        runtime=runtime,
         policy_source=str(settings.policy or "the built-in default"),
         audit_path=audit.path,
     )

@@ -8,28 +8,38 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .admission import Admission, Overloaded
 from .calls import NO_PROGRAM, Caller, ToolReply, ToolRequest
-from .plan import Plan, Planner, Refused, Ruling, unenforceable
+from .plan import Plan, Planner, Refused, Ruling
+from .sandboxes import MAX_PER_PRINCIPAL, NamedSandboxes
+from .walls import Unprobed
+from .way_out import SERVICE, Reach, WayOut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mas_sandbox.audit.log import AuditLog
     from mas_sandbox.policy.model import Policy
-    from mas_sandbox.runtimes.base import Probe, Runtime, Sandbox
+    from mas_sandbox.runtimes.base import Runtime, Sandbox
     from mas_sandbox.runtimes.outcome import CallOutcome
-    from mas_sandbox.runtimes.pool import Pool
     from mas_sandbox.tools.manifest import ToolSpec
 
-    from .sandboxes import NamedSandbox, NamedSandboxes
+    from .sandboxes import NamedSandbox
+    from .walls import Wall, Walls
 
 log = logging.getLogger(__name__)
 
+Planned = TypeVar("Planned")
+
 DRAIN_RETRY_S = 10
+_HELD_PER_CALL = frozenset({Control.EGRESS, Control.BANDWIDTH, Control.NOFILE, Control.CPU_TIME})
+"""Held around each call by the daemon or the toolrunner, where the runtime's probe says that
+they can be; what is in force in the sandbox as a whole, the sandbox says itself."""
 
 
 class Draining(Overloaded):
@@ -45,23 +55,24 @@ class Broker:
     def __init__(
         self,
         *,
-        runtime: Runtime,
-        probe: Probe,
+        walls: Walls,
         planner: Planner,
-        pool: Pool,
         admission: Admission,
-        sandboxes: NamedSandboxes,
         audit: AuditLog,
+        max_sandboxes: int = MAX_PER_PRINCIPAL,
     ) -> None:
-        self.runtime = runtime
+        self.walls = walls
         self.admission = admission
-        self.sandboxes = sandboxes
+        self.sandboxes = NamedSandboxes(self._way_out, max_sandboxes)
         self.draining = False
-        self._probe = probe
         self._planner = planner
-        self._pool = pool
         self._audit = audit
         self._calls: set[asyncio.Task[ToolReply]] = set()
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where a call goes that asks for nothing stronger."""
+        return self.walls.default.pool.runtime
 
     async def execute(self, caller: Caller, request: ToolRequest) -> ToolReply:
         """Carry one call to its end, which the reply tells whatever it was.
@@ -91,8 +102,8 @@ class Broker:
         """Start a named sandbox. Raises SandboxError: `policy_denied`,
         `policy_unenforceable`, `overloaded`, or what the runtime's start raises."""
         self._refuse_while_draining()
-        spec = self._planner.sandbox(caller.policy, policy)
-        return await self.sandboxes.create(caller.name, spec, policy, idle_timeout_s)
+        built = await self._planned(lambda: self._planner.sandbox(caller.policy, policy))
+        return await self.sandboxes.create(caller.name, built, policy, idle_timeout_s)
 
     def destroy(self, caller: Caller, sandbox_id: str) -> None:
         """End a named sandbox. Raises SandboxError `not_found`."""
@@ -122,7 +133,7 @@ class Broker:
             await self.drain(0)
         finally:
             self.sandboxes.close()
-            await self._pool.close()
+            await self.walls.close()
             await self._audit.close()
 
     def _refuse_while_draining(self) -> None:
@@ -139,37 +150,62 @@ class Broker:
     ) -> ToolReply:
         call_id = f"call_{secrets.token_hex(12)}"
         try:
-            plan = self._planner.call(caller.policy, request, named)
+            plan = await self._planned(lambda: self._planner.call(caller.policy, request, named))
         except SandboxError as refusal:
             await self._intend(call_id, caller, request, _ruling_of(refusal))
             return await self._conclude(
-                call_id, self._failed(call_id, request, refusal.code, refusal.message)
+                call_id,
+                self._failed(call_id, request, self.walls.default, refusal.code, refusal.message),
             )
         try:
             async with self.admission.slot(caller.name, plan.max_concurrent):
                 await self._intend(call_id, caller, request, plan.ruling)
-                reply = await self._attempt(call_id, request, plan, named)
+                reply = await self._attempt(call_id, caller, request, plan, named)
                 return await self._conclude(call_id, reply)
         except asyncio.CancelledError:
             raise SandboxError(
                 ErrorCode.INTERRUPTED, "the call was cut off before its turn; it had no effects"
             ) from None
 
+    @staticmethod
+    async def _planned(plan: Callable[[], Planned]) -> Planned:
+        """What `plan` returns, once every wall that it considers has been tried."""
+        while True:
+            try:
+                return plan()
+            except Unprobed as unprobed:
+                wall = unprobed.wall
+            await wall.probed()
+
+    def _way_out(self, principal: str, sandbox_id: str, reach: Reach) -> WayOut:
+        return WayOut(self._audit, principal, sandbox_id, reach)
+
     async def _attempt(
-        self, call_id: str, request: ToolRequest, plan: Plan, named: NamedSandbox | None
+        self,
+        call_id: str,
+        caller: Caller,
+        request: ToolRequest,
+        plan: Plan,
+        named: NamedSandbox | None,
     ) -> ToolReply:
         """Run a call that may run; however it ends, that is a reply."""
         began = time.monotonic()
+        wall = plan.built.wall
         enforced: tuple[Control, ...] = ()
         try:
             if _is_cancelled():
                 raise asyncio.CancelledError
-            async with self._sandbox(plan, named) as sandbox:
-                enforced = tuple(sorted(sandbox.enforced))
-                if missing := plan.controls - sandbox.enforced:
-                    raise unenforceable(self.runtime.name, self._probe, missing)
+            async with self._sandbox(call_id, caller, plan, named) as sandbox:
+                held = sandbox.enforced | (plan.controls & _HELD_PER_CALL)
+                enforced = tuple(sorted(held))
+                if missing := sorted(plan.controls - held):
+                    raise SandboxError(
+                        ErrorCode.POLICY_UNENFORCEABLE,
+                        f"the sandbox came up without {', '.join(missing)}; run "
+                        "`mas-sandbox doctor`, which tells what this host lacks",
+                    )
                 outcome = await sandbox.run(plan.call)
-            return self._answered(call_id, request, outcome, enforced)
+            return self._answered(call_id, request, wall, outcome, enforced)
         except SandboxError as error:
             code, message = error.code, error.message
         except asyncio.CancelledError:
@@ -180,19 +216,26 @@ class Broker:
             code = ErrorCode.INTERNAL
             message = f"a fault in the daemon ended the call; its log tells more under {call_id}"
         wall_ms = (time.monotonic() - began) * 1000
-        return self._failed(call_id, request, code, message, wall_ms, enforced)
+        return self._failed(call_id, request, wall, code, message, wall_ms, enforced)
 
     @asynccontextmanager
-    async def _sandbox(self, plan: Plan, named: NamedSandbox | None) -> AsyncIterator[Sandbox]:
+    async def _sandbox(
+        self, call_id: str, caller: Caller, plan: Plan, named: NamedSandbox | None
+    ) -> AsyncIterator[Sandbox]:
         """The named sandbox, or one that no call has used and none will use again."""
+        built = plan.built
         if named is None:
-            sandbox = await self._pool.acquire(plan.spec)
+            pool = built.wall.pool
+            sandbox = await pool.acquire(built.spec)
             try:
-                yield sandbox
+                way_out = self._way_out(caller.name, "", built.reach)
+                sandbox.channel.serve(SERVICE, way_out.serve)
+                with way_out.during(call_id, built.reach):
+                    yield sandbox
             finally:
-                self._pool.release(sandbox)
+                pool.release(sandbox)
             return
-        with named.in_use():
+        with named.in_use(), named.way_out.during(call_id, built.reach):
             try:
                 yield named.sandbox
             finally:
@@ -203,12 +246,13 @@ class Broker:
         self,
         call_id: str,
         request: ToolRequest,
+        wall: Wall,
         outcome: CallOutcome,
         enforced: tuple[Control, ...],
     ) -> ToolReply:
         return ToolReply(
             tool_call_id=request.tool_call_id or call_id,
-            isolation=self.runtime.isolation,
+            isolation=wall.isolation,
             code=outcome.code,
             message=outcome.message,
             result=_result(outcome),
@@ -225,6 +269,7 @@ class Broker:
         self,
         call_id: str,
         request: ToolRequest,
+        wall: Wall,
         code: ErrorCode,
         message: str,
         wall_ms: float = 0.0,
@@ -232,7 +277,7 @@ class Broker:
     ) -> ToolReply:
         return ToolReply(
             tool_call_id=request.tool_call_id or call_id,
-            isolation=self.runtime.isolation,
+            isolation=wall.isolation,
             code=code,
             message=message,
             exit_code=NO_PROGRAM,

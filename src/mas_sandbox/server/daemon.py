@@ -6,13 +6,15 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mas_sandbox.runtimes.select import choose_runtime
+from mas_sandbox.runtimes.select import CONFIGURED, ISOLATIONS, NAMES, build_runtime, choose_runtime
 
 from .extensions import read_sources
 from .head_start import HeadStartPool
 from .shipped import SHIPPED
+from .walls import Wall, Walls
 
 if TYPE_CHECKING:
     from .assembly import Daemon
@@ -26,25 +28,44 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
     Raises SandboxError with the mend for whatever the settings ask and this host lacks.
     """
     sources = read_sources(settings.tools)
-    runtime, probe = await choose_runtime(
-        settings.runtime, settings.runtime_config, settings.state_dir
-    )
-    size = settings.pool and (runtime.pool_size or settings.pool)  # none ahead of one call
-    pool = HeadStartPool(runtime, size)
     async with AsyncExitStack() as undo:
-        undo.push_async_callback(pool.close)
-        first = SHIPPED.get(runtime.name, SHIPPED[""]).sandbox(sources)
+        walls, pool = await _walls(settings, undo)
+        first = SHIPPED.get(walls.default.name, SHIPPED[""]).sandbox(sources)
         if sources or (settings.pool == 0 and settings.policy is None):
             pool.begin(first)
         await _import_the_rest()
         from .assembly import assemble
 
-        daemon = await assemble(settings, runtime, probe, pool, first)
+        daemon = await assemble(settings, walls, pool, first)
         undo.pop_all()
         try:
             yield daemon
         finally:
             await daemon.broker.close()
+
+
+async def _walls(settings: Settings, undo: AsyncExitStack) -> tuple[Walls, HeadStartPool]:
+    """The runtimes that the settings name, and the pool of the one that calls go to first.
+
+    `auto` is one that works here, and whatever is stronger for calls that ask for it:
+    those are tried when one does. Runtimes that are named must all work.
+    """
+    config, state = settings.runtime_config, settings.state_dir
+    walls: list[Wall] = []
+    names = settings.runtime.split(",")
+    for name in names:
+        of_this = config if len(names) == 1 or name in CONFIGURED else None
+        runtime, probe = await choose_runtime(name, of_this, state)
+        size = settings.pool and (runtime.pool_size or settings.pool)  # none ahead of one call
+        walls.append(Wall.standing(HeadStartPool(runtime, size), probe))
+        undo.push_async_callback(walls[-1].close)
+    if settings.runtime == "auto":
+        for name in NAMES[NAMES.index(walls[0].name) + 1 :]:
+            walls.append(Wall(name, ISOLATIONS[name], partial(build_runtime, name, None, state)))
+            undo.push_async_callback(walls[-1].close)
+    default = min(walls, key=lambda wall: wall.isolation.strength)
+    assert isinstance(default.pool, HeadStartPool)
+    return Walls(walls, default), default.pool
 
 
 _REST = (

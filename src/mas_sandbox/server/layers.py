@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-from mas_sandbox.policy.controls import needs_egress, required_controls
+from mas_sandbox.policy.controls import required_controls
 from mas_sandbox.policy.decide import Action, Decision, compile_policy
 from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
 from mas_sandbox.policy.grants import nested_read_only
@@ -14,16 +14,18 @@ from mas_sandbox.policy.model import Policy
 from mas_sandbox.policy.narrow import narrow
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from .plan import Plan, Refused, Ruling, unenforceable
+from .plan import Built, Plan, Refused, Ruling
 from .spec import LIMITS, guest_call, sandbox_spec
+from .way_out import reach_of
 
 if TYPE_CHECKING:
-    from mas_sandbox.runtimes.base import Probe, Runtime, SandboxSpec
+    from mas_sandbox.runtimes.base import SandboxSpec
     from mas_sandbox.tools.manifest import ToolSpec
 
     from .calls import ToolRequest
     from .catalog import Catalog
     from .sandboxes import NamedSandbox
+    from .walls import Wall, Walls
 
 _NOTHING_ASKED = Policy()
 """The layer of a sandbox or a call that brought no policy: it narrows nothing."""
@@ -39,14 +41,12 @@ class Layered:
 
     def __init__(
         self,
-        runtime: Runtime,
-        probe: Probe,
+        walls: Walls,
         catalog: Catalog,
         environment: Mapping[str, str],
         extensions: tuple[tuple[str, str], ...],
     ) -> None:
-        self._runtime = runtime
-        self._probe = probe
+        self._walls = walls
         self._catalog = catalog
         self._environment = environment
         self._extensions = extensions
@@ -64,27 +64,27 @@ class Layered:
         capabilities = frozenset(str(capability) for capability in tool.capabilities)
         decision = compile_policy(layers).decide(tool.name, capabilities, request.args)
         _obey(decision)
-        self._enforceable(effective)
+        wall = self._wall(effective, tool.name, named)
         spec = sandbox_spec(effective, self._extensions)
         if named is not None:
-            _same_walls(named.spec, spec)
+            _same_walls(named.built.spec, spec)
         return Plan(
             ruling=_ruling(decision),
             call=guest_call(tool.name, request.args, effective, self._environment),
-            spec=spec,
+            built=Built(wall, spec, reach_of(effective)),
             controls=required_controls(effective),
             max_concurrent=effective.max_concurrent,
         )
 
-    def sandbox(self, operator: Policy | None, asked: Policy | None) -> SandboxSpec:
-        """What a named sandbox is built with."""
+    def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
+        """What a named sandbox is built with, for every tool that may run in it."""
         _, effective = self._layers(operator, asked, None)
-        self._enforceable(effective)
-        return sandbox_spec(effective, self._extensions)
+        wall = self._wall(effective, "*", None)
+        return Built(wall, sandbox_spec(effective, self._extensions), reach_of(effective))
 
     def tools(self, operator: Policy | None) -> list[ToolSpec]:
         """The tools that a policy does not rule out altogether."""
-        policy = operator or base_policy(self._runtime.name)
+        policy = operator or base_policy(self._walls.default.name)
         names = policy.granted_tools or ()
         allowed = policy.capabilities
         return [
@@ -98,36 +98,29 @@ class Layered:
         self, operator: Policy | None, sandbox: Policy | None, call: Policy | None
     ) -> tuple[tuple[Policy, Policy, Policy], Policy]:
         """The layers, outermost first, and the policy that they come to together."""
-        outermost = effective = operator or base_policy(self._runtime.name)
+        outermost = effective = operator or base_policy(self._walls.default.name)
         for asked, who in ((sandbox, "sandbox"), (call, "call")):
             if asked is not None:
                 effective = narrow(effective, asked, who)
         return (outermost, sandbox or _NOTHING_ASKED, call or _NOTHING_ASKED), effective
 
-    def _enforceable(self, policy: Policy) -> None:
-        """Refuse what this runtime cannot enforce on this host; never run without it."""
-        missing = required_controls(policy) - self._probe.enforced
-        if missing:
-            raise unenforceable(self._runtime.name, self._probe, missing)
-        asked, given = policy.min_isolation, self._runtime.isolation
-        if asked is not None and asked.strength > given.strength:
-            raise SandboxError(
-                ErrorCode.POLICY_UNENFORCEABLE,
-                f"the policy asks for isolation {asked} at least; runtime {self._runtime.name} "
-                f"gives {given}. Start the daemon with a stronger -runtime",
-            )
+    def _wall(self, policy: Policy, tool: str, named: NamedSandbox | None) -> Wall:
+        """The runtime that holds all of this policy on this host; never one without it."""
         if (inner := nested_read_only(policy.paths or ())) is not None:
             raise SandboxError(
                 ErrorCode.POLICY_UNENFORCEABLE,
                 f"paths: {inner.path} is read-only inside a path that is read-write, which "
                 "Landlock cannot hold: it adds rights up. Grant the writable places one by one",
             )
-        if needs_egress(policy):
+        isolation, controls = policy.isolation_for(tool), required_controls(policy)
+        if named is None:
+            return self._walls.choose(isolation, controls)
+        refusal = named.built.wall.refuses(isolation, controls)
+        if refusal:
             raise SandboxError(
-                ErrorCode.POLICY_UNENFORCEABLE,
-                f"the policy allows named hosts (network); runtime {self._runtime.name} has no "
-                "way out of its sandboxes. Leave network.hosts and network.cidrs empty",
+                ErrorCode.POLICY_UNENFORCEABLE, f"this sandbox cannot run the call: {refusal}"
             )
+        return named.built.wall
 
 
 def _ruling(decision: Decision) -> Ruling:

@@ -88,7 +88,7 @@ async def _stdio(settings: Settings) -> None:
 
 def warn_of_no_walls(daemon: Daemon) -> None:
     """Say plainly when nothing stands between a tool and this machine."""
-    if daemon.runtime.name == "local":
+    if daemon.broker.runtime.name == "local":
         _say(
             "WARNING: runtime local isolates nothing: every tool runs with the full rights "
             "of this user. Use -runtime jail for walls."

@@ -3,7 +3,7 @@ behind which walls. Nothing here waits, runs or writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .shipped import SHIPPED
+from .way_out import NOWHERE, Reach
 
 if TYPE_CHECKING:
     from mas_sandbox.policy.model import Policy
-    from mas_sandbox.runtimes.base import Probe, Runtime, SandboxSpec
+    from mas_sandbox.runtimes.base import SandboxSpec
     from mas_sandbox.tools.manifest import ToolSpec
     from mas_sandbox.wire.messages import Call
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .catalog import Catalog
     from .layers import Layered
     from .sandboxes import NamedSandbox
+    from .walls import Wall, Walls
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +44,39 @@ class Refused(SandboxError):
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """What a sandbox is made of: where it runs, its limits, and what it may reach."""
+
+    wall: Wall
+    spec: SandboxSpec
+    reach: Reach = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A call that may run."""
 
     ruling: Ruling
     call: Call
-    spec: SandboxSpec
+    built: Built
     controls: frozenset[Control]
     max_concurrent: int | None = None
 
 
 class Planner:
-    """Decides by the policies, the tools' schemas and what the runtime can enforce."""
+    """Decides by the policies, the tools' schemas and what the runtimes can enforce.
+
+    Its methods raise `walls.Unprobed` where that last is still to be found out.
+    """
 
     def __init__(
         self,
-        runtime: Runtime,
-        probe: Probe,
+        walls: Walls,
         catalog: Catalog,
         environment: Mapping[str, str],
         extensions: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        self._runtime = runtime
-        self._probe = probe
+        self._walls = walls
         self._catalog = catalog
         self._environment = environment
         self._extensions = extensions
@@ -82,7 +94,7 @@ class Planner:
                 return plan
         return self._layered().call(tool, request, asked, named)
 
-    def sandbox(self, operator: Policy | None, asked: Policy | None) -> SandboxSpec:
+    def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
         """What a named sandbox is built with. Raises SandboxError as `call` does."""
         return self._layered().sandbox(operator, asked)
 
@@ -92,18 +104,17 @@ class Planner:
 
     def _shipped_plan(self, tool: ToolSpec, request: ToolRequest) -> Plan | None:
         """The plan where nobody wrote a policy; None where it would not be an `allow`."""
-        shipped = SHIPPED.get(self._runtime.name, SHIPPED[""])
-        if (
-            not tool.capabilities <= shipped.capabilities
-            or not shipped.controls <= self._probe.enforced
-            or shipped.min_isolation.strength > self._runtime.isolation.strength
+        wall = self._walls.default
+        shipped = SHIPPED.get(wall.name, SHIPPED[""])
+        if not tool.capabilities <= shipped.capabilities or wall.refuses(
+            shipped.min_isolation, shipped.controls
         ):
             return None
         self._catalog.check(tool, request.args)
         return Plan(
             Ruling("allow", "operator/tools", "the tool is listed"),
             shipped.call(tool.name, request.args),
-            shipped.sandbox(self._extensions),
+            Built(wall, shipped.sandbox(self._extensions)),
             shipped.controls,
         )
 
@@ -111,18 +122,4 @@ class Planner:
         """The long way, behind an import that a call without any policy need not pay for."""
         from .layers import Layered
 
-        return Layered(
-            self._runtime, self._probe, self._catalog, self._environment, self._extensions
-        )
-
-
-def unenforceable(runtime: str, probe: Probe, missing: Iterable[Control]) -> SandboxError:
-    """Names each control that is missing, and its mend where one is known."""
-    names = sorted(missing)
-    known = (probe.controls.get(name) for name in names)
-    mends = dict.fromkeys(status.mend for status in known if status is not None and status.mend)
-    hint = "; ".join(mends) or "choose another -runtime, or a policy that does not mention it"
-    return SandboxError(
-        ErrorCode.POLICY_UNENFORCEABLE,
-        f"runtime {runtime} cannot enforce {', '.join(names)} on this host; to mend it: {hint}",
-    )
+        return Layered(self._walls, self._catalog, self._environment, self._extensions)

@@ -6,17 +6,21 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mas_sandbox.runtimes.base import Sandbox, SandboxSpec
+from mas_sandbox.runtimes.base import Sandbox
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 if TYPE_CHECKING:
     from mas_sandbox.policy.model import Policy
-    from mas_sandbox.runtimes.pool import Pool
+
+    from .plan import Built
+    from .way_out import Reach, WayOut
+
+from .way_out import SERVICE
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +31,13 @@ REAP_INTERVAL_S = 1.0
 @dataclass(eq=False, slots=True)
 class NamedSandbox:
     """One named sandbox. `policy` is what its creator narrowed the operator's policy
-    by, None where nothing was asked; `layers` are both, outermost first."""
+    by, None where nothing was asked."""
 
     id: str
     owner: str
-    spec: SandboxSpec
+    built: Built
     sandbox: Sandbox
+    way_out: WayOut
     policy: Policy | None
     idle_timeout_s: float
     last_used: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -56,8 +61,12 @@ class NamedSandbox:
 class NamedSandboxes:
     """Who owns which sandbox. Someone else's is as absent as one that never was."""
 
-    def __init__(self, pool: Pool, max_per_principal: int = MAX_PER_PRINCIPAL) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        way_out: Callable[[str, str, Reach], WayOut],
+        max_per_principal: int = MAX_PER_PRINCIPAL,
+    ) -> None:
+        self._way_out = way_out
         self._max = max_per_principal
         self._by_id: dict[str, NamedSandbox] = {}
         self._starting: Counter[str] = Counter()
@@ -68,9 +77,9 @@ class NamedSandboxes:
         return len(self._by_id)
 
     async def create(
-        self, owner: str, spec: SandboxSpec, policy: Policy | None, idle_timeout_s: float
+        self, owner: str, built: Built, policy: Policy | None, idle_timeout_s: float
     ) -> NamedSandbox:
-        """Start a sandbox of this spec for `owner`.
+        """Start a sandbox for `owner`.
 
         Raises SandboxError `overloaded` when `owner` has as many as it may have, and
         what the runtime's start raises.
@@ -83,14 +92,16 @@ class NamedSandboxes:
             )
         self._starting[owner] += 1
         try:
-            sandbox = await self._pool.acquire(spec)
+            sandbox = await built.wall.pool.acquire(built.spec)
         finally:
             self._starting[owner] -= 1
         if self._closed:
-            self._pool.release(sandbox)
+            built.wall.pool.release(sandbox)
             raise SandboxError(ErrorCode.INTERRUPTED, "the daemon is shutting down")
         name = f"sb_{secrets.token_urlsafe(24)}"
-        named = NamedSandbox(name, owner, spec, sandbox, policy, idle_timeout_s)
+        way_out = self._way_out(owner, name, built.reach)
+        sandbox.channel.serve(SERVICE, way_out.serve)
+        named = NamedSandbox(name, owner, built, sandbox, way_out, policy, idle_timeout_s)
         self._by_id[name] = named
         if self._reaper is None:
             self._reaper = asyncio.create_task(self._reap())
@@ -110,7 +121,7 @@ class NamedSandboxes:
         """Forget a sandbox and stop it; calls that run in it end."""
         if self._by_id.pop(named.id, None) is not None:
             named.ended = True
-            self._pool.release(named.sandbox)
+            named.built.wall.pool.release(named.sandbox)
 
     def close(self) -> None:
         """End them all; the pool's `close` waits until they are gone."""

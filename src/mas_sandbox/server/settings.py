@@ -37,6 +37,7 @@ class Settings:
     runtime_config: Path | None
     auth_token: str | None
     policy: Path | None
+    search_url: str | None
     tools: tuple[Path, ...]
     state_dir: Path
     max_concurrent: int
@@ -58,6 +59,7 @@ def parse_flags(arguments: Sequence[str]) -> Settings:
         runtime_config=given.runtime_config,
         auth_token=given.auth_token or os.environ.get("MAS_SANDBOX_TOKEN") or None,
         policy=given.policy,
+        search_url=given.search_url,
         tools=tuple(given.tools),
         state_dir=given.state_dir or default_state_dir(),
         max_concurrent=given.max_concurrent or max(4, 2 * (os.cpu_count() or 1)),
@@ -117,8 +119,10 @@ def _parser() -> ArgumentParser:
         "--runtime",
         metavar="NAME",
         default="auto",
-        help="auto, local, jail, microvm (default auto: the strongest that works here, "
-        "never local nor an emulated machine)",
+        help="auto, local, jail, gvisor, microvm, or several with commas: a call goes to the "
+        "weakest of them that its policy is content with (default auto: the strongest that "
+        "works here, never local nor an emulated machine, and what is stronger for calls "
+        "that ask for it)",
     )
     add("--runtime-config", metavar="FILE", type=Path, help="settings of microvm")
     add(
@@ -128,6 +132,12 @@ def _parser() -> ArgumentParser:
         "variable MAS_SANDBOX_TOKEN, where other users cannot see it",
     )
     add("--policy", metavar="FILE", type=Path, help="policies and principals (YAML or JSON)")
+    add(
+        "--search-url",
+        metavar="URL",
+        help="what web_search asks: the address of a SearXNG, whose host the policy must allow "
+        "(default $MAS_SANDBOX_SEARCH_URL)",
+    )
     add(
         "--tools",
         metavar="FILE.py",

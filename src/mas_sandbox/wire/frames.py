@@ -40,14 +40,22 @@ class Kind(IntEnum):
     STDERR = 0x22  # < bytes
     VALUE = 0x23  # < bytes of the JSON value that the tool returned
 
+    OPEN = 0x30  # < ASCII name of a service of the host's; opens a stream of the guest's
+    DATA = 0x31  # <> bytes of such a stream; an empty payload ends that direction
+    RESET = 0x32  # <> empty; both directions are over. It is answered with RESET
 
-DATA_KINDS = frozenset({Kind.STDIN, Kind.STDOUT, Kind.STDERR, Kind.VALUE})
+
+DATA_KINDS = frozenset({Kind.STDIN, Kind.STDOUT, Kind.STDERR, Kind.VALUE, Kind.DATA})
 """Kinds that use up the stream's credit (see `credit`)."""
 
 CONNECTION_KINDS = frozenset(
     {Kind.HELLO, Kind.WELCOME, Kind.READY, Kind.PING, Kind.PONG, Kind.GOODBYE}
 )
 """Kinds that concern the whole connection and carry stream 0."""
+
+GUEST_STREAM = 0x80000000
+"""Set in the number of every stream that the guest opens, and of no other."""
+MAX_SERVICE_NAME = 64
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -113,6 +121,9 @@ FROM_GUEST = frozenset(
         Kind.STDOUT,
         Kind.STDERR,
         Kind.VALUE,
+        Kind.OPEN,
+        Kind.DATA,
+        Kind.RESET,
     }
 )
 FROM_HOST = frozenset(
@@ -124,5 +135,7 @@ FROM_HOST = frozenset(
         Kind.CANCEL,
         Kind.CREDIT,
         Kind.STDIN,
+        Kind.DATA,
+        Kind.RESET,
     }
 )

@@ -21,3 +21,5 @@ class Isolation(StrEnum):
 _ORDER = list(Isolation)
 WORKSPACE = "/workspace"
 """Where a sandbox's own files are, as policies and callers spell it, in every runtime."""
+PROXY_PORT = 3128
+"""Where a toolrunner behind a wall listens on its loopback for whatever wants to get out."""

@@ -20,8 +20,9 @@ MAX_CALL_BYTES = MAX_PAYLOAD
 """A call's arguments travel in one frame."""
 MAX_MESSAGE_CHARS = 8192
 """An error message from the guest is cut to this many characters."""
-LIMITS = ("mem_mb", "pids", "disk_mb")
-"""What a WELCOME can limit: RAM without swap, processes and threads, scratch space."""
+LIMITS = ("mem_mb", "pids", "disk_mb", "disk_files")
+"""What a WELCOME can limit: RAM without swap, processes and threads, scratch space in MiB
+and in files."""
 
 
 class Hello:
@@ -63,10 +64,12 @@ class Welcome:
     where the wall lets the toolrunner set it; `extensions`: the operator's own
     tools, file name -> Python source, never imported outside a call's process;
     `limits`: out of `LIMITS`, of all calls together, 1 or more, and none where missing.
-    Only a toolrunner whose kernel is its own applies them, before READY or never.
+    `mounts`: (path, "ro" or "rw") of host directories; the service `share/N` serves the
+    Nth. Only a toolrunner whose kernel is its own applies limits and mounts, before READY
+    or never.
     """
 
-    __slots__ = ("entropy", "extensions", "hostname", "limits", "time_ns")
+    __slots__ = ("entropy", "extensions", "hostname", "limits", "mounts", "time_ns")
 
     def __init__(
         self,
@@ -75,12 +78,14 @@ class Welcome:
         hostname: str,
         extensions: dict[str, str],
         limits: dict[str, int] | None = None,
+        mounts: list[tuple[str, str]] | None = None,
     ) -> None:
         self.entropy = entropy
         self.time_ns = time_ns
         self.hostname = hostname
         self.extensions = extensions
         self.limits = limits or {}
+        self.mounts = mounts or []
 
     def encode(self) -> bytes:
         return strict_json.dumps({name: getattr(self, name) for name in self.__slots__})
@@ -104,13 +109,15 @@ class Welcome:
             hostname=_text(fields, "hostname"),
             extensions=extensions,
             limits=limits,
+            mounts=_grants(fields["mounts"]),
         )
 
 
 class Call:
     """One tool call as the guest sees it.
 
-    `timeout_ms`: wall time, 0 for none; `output_bytes`: stdout, stderr and value
+    `timeout_ms`: wall time, 0 for none; `cpu_ms`: processor time of the whole process
+    tree, 0 for no bound; `output_bytes`: stdout, stderr and value
     together; `nofile`: open files per process; `fsize_bytes`: size of any one file
     written, 0 for no bound; `env`: added to the toolrunner's own clean environment;
     `cwd`: beneath `/workspace`; `paths`: (path, "ro" or "rw") pairs, absolute, what
@@ -119,6 +126,7 @@ class Call:
 
     __slots__ = (
         "args",
+        "cpu_ms",
         "cwd",
         "env",
         "fsize_bytes",
@@ -135,6 +143,7 @@ class Call:
         args: dict[str, Any],
         *,
         timeout_ms: int = 0,
+        cpu_ms: int = 0,
         output_bytes: int = 1024 * 1024,
         nofile: int = 1024,
         fsize_bytes: int = 0,
@@ -145,6 +154,7 @@ class Call:
         self.tool = tool
         self.args = args
         self.timeout_ms = timeout_ms
+        self.cpu_ms = cpu_ms
         self.output_bytes = output_bytes
         self.nofile = nofile
         self.fsize_bytes = fsize_bytes
@@ -171,6 +181,7 @@ class Call:
             tool=_text(fields, "tool"),
             args=args,
             timeout_ms=_integer(fields, "timeout_ms"),
+            cpu_ms=_integer(fields, "cpu_ms"),
             output_bytes=_integer(fields, "output_bytes"),
             nofile=_integer(fields, "nofile"),
             fsize_bytes=_integer(fields, "fsize_bytes"),
@@ -266,14 +277,16 @@ def _integer(fields: dict[str, Any], name: str) -> int:
 
 def _grants(value: object) -> list[tuple[str, str]]:
     if not isinstance(value, list):
-        raise ProtocolError("paths is not a list")
+        raise ProtocolError("paths or mounts are not a list")
     grants = []
     for item in value:
         match item:
             case [str(path), "ro" | "rw" as mode] if path.startswith("/"):
                 grants.append((path, mode))
             case _:
-                raise ProtocolError("paths holds something else than [absolute path, ro or rw]")
+                raise ProtocolError(
+                    "paths or mounts hold something else than [absolute path, ro or rw]"
+                )
     return grants
 
 

@@ -14,7 +14,7 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_every_example_loads(tmp_path: Path) -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 7
     for number, example in enumerate(EXAMPLES):
         if not example.startswith("version:"):
             example = "version: 1\npolicies:\n  p:\n" + re.sub("^", "    ", example, flags=re.M)

@@ -28,6 +28,7 @@ from mas_sandbox.sdk import (
     PolicyDenied,
     Unauthenticated,
 )
+from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode
 
 
@@ -82,6 +83,12 @@ def test_url_and_token_come_from_the_environment(monkeypatch: pytest.MonkeyPatch
     daemon = HttpDaemon(token="from-env")
     client(daemon).health()
     assert str(daemon.requests[0].url) == "http://sandbox.test:9000/v1/sandbox/health"
+
+
+def test_the_runtimes_are_told_with_what_they_enforce() -> None:
+    (runtime,) = client(HttpDaemon()).runtimes()
+    assert (runtime.name, runtime.default) == ("jail", True)
+    assert runtime.controls[Control.MEMORY].status == "unavailable"
 
 
 def test_a_failed_call_is_a_result_until_it_is_raised() -> None:
@@ -247,6 +254,8 @@ def test_the_async_client_does_the_same() -> None:
             assert (result.result, result.tool_call_id) == ({"n": 1}, "c1")
             assert [tool.name for tool in await sdk.tools()] == ["echo"]
             assert (await sdk.health()).runtime == "jail"
+            (runtime,) = await sdk.runtimes()
+            assert runtime.controls[Control.MEMORY].mend == "delegate"
             async with sdk.sandbox() as sandbox:
                 assert (await sandbox.execute("echo")).ok
                 assert json.loads(daemon.requests[-1].content)["sandbox_id"] == "sb_1"

@@ -111,10 +111,10 @@ def lines(directory: Path) -> list[str]:
             "operator/careful: a person looks",
         ),
         (
-            Policy.model_validate({"tools": ["*"], "network": {"hosts": ["example.org"]}}),
-            SUM,
-            ErrorCode.POLICY_UNENFORCEABLE,
-            "network",
+            None,
+            bash("true", policy=Policy.model_validate({"network": {"hosts": ["a.example"]}})),
+            ErrorCode.POLICY_DENIED,
+            "network.hosts",
         ),
     ],
 )

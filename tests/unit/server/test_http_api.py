@@ -21,11 +21,13 @@ from mas_sandbox.api.models import (
     ExecuteReply,
     Health,
     Problem,
+    RuntimeList,
     ToolList,
 )
 from mas_sandbox.policy.file import load_policy_file
 from mas_sandbox.policy.principals import hash_token
 from mas_sandbox.runtimes.outcome import CallOutcome
+from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.messages import Call
 
 TOKEN = "t" * 32
@@ -94,11 +96,19 @@ def test_health_and_tools_are_in_their_shape(client: httpx2.Client) -> None:
     assert "calculator" in {tool.name for tool in tools.tools}
 
 
+def test_the_matrix_tells_of_every_control(client: httpx2.Client) -> None:
+    found = RuntimeList.model_validate_json(client.get("/v1/runtimes").content)
+    (runtime,) = found.runtimes
+    assert (runtime.name, runtime.default, runtime.available) == ("memory", True, True)
+    assert runtime.controls.keys() == set(Control)
+    assert {control.status for control in runtime.controls.values()} == {"enforced"}
+
+
 def test_every_endpoint_is_in_the_openapi_document(client: httpx2.Client) -> None:
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/v1/sandbox/execute", "/v1/sandbox/create", "/v1/sandbox/destroy"),
-        *("/v1/sandbox/health", "/v1/tools"),
+        *("/v1/sandbox/health", "/v1/tools", "/v1/runtimes"),
     }
     execute = document["paths"]["/v1/sandbox/execute"]["post"]
     body = execute["requestBody"]["content"]["application/json"]["schema"]["$ref"]
@@ -152,6 +162,7 @@ def test_a_token_is_asked_for_wherever_calls_are(tmp_path: Path) -> None:
             ("POST", "/v1/sandbox/create"),
             ("POST", "/v1/sandbox/destroy"),
             ("GET", "/v1/tools"),
+            ("GET", "/v1/runtimes"),
             ("GET", "/nothing"),
             ("GET", "/V1/sandbox/health"),
             ("GET", "/v1/sandbox/health/"),

@@ -9,9 +9,11 @@ import pytest
 from doubles.memory_runtime import MemoryRuntime
 from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
 from mas_sandbox.policy.model import Policy
+from mas_sandbox.runtimes.pool import Pool
 from mas_sandbox.server.calls import ToolRequest
 from mas_sandbox.server.catalog import Catalog
 from mas_sandbox.server.plan import Plan, Planner, Refused
+from mas_sandbox.server.walls import Wall, Walls
 from mas_sandbox.tools.builtin import BUILTIN
 from mas_sandbox.tools.manifest import Capability, ToolSpec
 
@@ -33,12 +35,19 @@ ARGS = {
 def planner(name: str, *more: ToolSpec) -> Planner:
     runtime = MemoryRuntime()
     runtime.name = name
-    probe = asyncio.run(runtime.probe())
-    return Planner(runtime, probe, Catalog(BUILTIN + more), {"HOME": "/root"}, EXTENSIONS)
+    wall = Wall.standing(Pool(runtime, 0), asyncio.run(runtime.probe()))
+    return Planner(Walls([wall]), Catalog(BUILTIN + more), {"HOME": "/root"}, EXTENSIONS)
 
 
 def facts(plan: Plan) -> tuple[object, ...]:
-    return (plan.ruling, plan.call.encode(), plan.spec, plan.controls, plan.max_concurrent)
+    return (
+        plan.ruling,
+        plan.call.encode(),
+        plan.built.spec,
+        plan.built.reach,
+        plan.controls,
+        plan.max_concurrent,
+    )
 
 
 @pytest.mark.parametrize(("runtime", "policy"), [("jail", DEFAULT_POLICY), ("local", LOCAL_POLICY)])

@@ -20,12 +20,14 @@ from mas_sandbox.api.models import (
     ExecuteRequest,
     Health,
     Problem,
+    RuntimeList,
     ToolInfo,
     ToolList,
 )
 
 from ..broker import Broker
 from ..calls import Caller, ToolRequest
+from ..matrix import described
 from .problems import JsonReply
 from .strict import StrictRoute
 
@@ -100,8 +102,8 @@ async def create(
     return JsonReply(
         {
             "sandbox_id": named.id,
-            "runtime": broker.runtime.name,
-            "isolation": str(broker.runtime.isolation),
+            "runtime": named.built.wall.name,
+            "isolation": str(named.built.wall.isolation),
             "enforced": sorted(map(str, named.sandbox.enforced)),
         }
     )
@@ -128,6 +130,13 @@ async def tools(broker: TheBroker, caller: TheCaller) -> ToolList:
             for tool in broker.tools(caller)
         )
     )
+
+
+@guarded.get("/v1/runtimes", tags=["daemon"])
+async def runtimes(broker: TheBroker) -> RuntimeList:
+    """The daemon's runtimes and what this host was found to enforce in each. The first to
+    ask waits until those that no call has needed yet have been tried."""
+    return RuntimeList(runtimes=tuple(await described(broker.walls)))
 
 
 @router.get("/v1/sandbox/health", tags=["daemon"])

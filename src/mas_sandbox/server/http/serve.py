@@ -42,7 +42,7 @@ async def _serve(settings: Settings) -> None:
     address = parse_address(settings.listen)
     async with running(settings) as daemon:
         authenticator = Authenticator(
-            base_policy(daemon.runtime.name),
+            base_policy(daemon.broker.runtime.name),
             daemon.local.policy,
             settings.auth_token,
             daemon.policy_file,
@@ -122,7 +122,7 @@ def _announce(daemon: Daemon, listener: socket.socket, host_given: str, asked: b
     host, port = listener.getsockname()[:2]
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     alone = "" if host_given or asked else " (this machine only: there is no token)"
-    runtime = daemon.runtime
+    runtime = daemon.broker.runtime
     lines = [
         f"listening  http://{place}{alone}",
         f"runtime    {runtime.name} (isolation: {runtime.isolation})",

@@ -1,0 +1,94 @@
+"""What one sandbox may reach over the network, and the record of what it tried.
+
+The egress room is imported when a sandbox first opens a connection: most never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mas_sandbox.audit.log import AuditLog
+    from mas_sandbox.egress.decision import Decision
+    from mas_sandbox.egress.session import Session
+    from mas_sandbox.policy.grants import NetworkPolicy
+    from mas_sandbox.policy.model import Policy
+    from mas_sandbox.runtimes.streams import GuestStream
+
+SERVICE = "egress"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """`network`: None reaches nothing; `bandwidth_kb_s`: KiB a second, None for no bound."""
+
+    network: NetworkPolicy | None = None
+    bandwidth_kb_s: int | None = None
+
+
+NOWHERE = Reach()
+
+
+def reach_of(policy: Policy) -> Reach:
+    """What a policy allows; the same for all that allow nothing."""
+    network = policy.network
+    if network is None or network.reaches_nothing:
+        return NOWHERE
+    return Reach(network, policy.bandwidth_kb_s)
+
+
+class WayOut:
+    """The handler of the service `egress` for one sandbox.
+
+    `sandbox_id`: what the audit log calls the sandbox.
+    """
+
+    def __init__(self, audit: AuditLog, principal: str, sandbox_id: str, reach: Reach) -> None:
+        self._audit = audit
+        self._principal = principal
+        self._sandbox_id = sandbox_id
+        self._reach = reach
+        self._calls: dict[str, Reach] = {}
+        self._session: Session | None = None
+
+    @contextmanager
+    def during(self, call_id: str, reach: Reach) -> Iterator[None]:
+        """While this call runs, connections must be allowed by its policy too: whose process
+        opened one cannot be told from outside, so the strictest of all that run decides."""
+        self._calls[call_id] = reach
+        with ExitStack() as undo:
+            undo.callback(self._calls.pop, call_id)
+            if reach != self._reach:
+                undo.enter_context(self._opened().narrowed(reach.network, reach.bandwidth_kb_s))
+            yield
+
+    async def serve(self, stream: GuestStream) -> None:
+        await self._opened().serve(stream)
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            from mas_sandbox.egress.session import Session
+
+            self._session = Session(self._reach.network, self._reach.bandwidth_kb_s, self._record)
+        return self._session
+
+    async def _record(self, decision: Decision) -> None:
+        await self._audit.connection(
+            principal=self._principal,
+            sandbox_id=self._sandbox_id,
+            call_ids=list(self._calls),
+            protocol=decision.protocol,
+            host=decision.host,
+            port=decision.port,
+            method=decision.method,
+            path=decision.path,
+            address=decision.address,
+            decision={
+                "action": "allow" if decision.allowed else "deny",
+                "rule": decision.rule,
+                "reason": decision.reason,
+            },
+        )
