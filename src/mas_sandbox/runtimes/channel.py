@@ -22,7 +22,9 @@ from mas_sandbox.wire.frames import (
     encode,
 )
 from mas_sandbox.wire.messages import Call, Hello, Result, Welcome
+from mas_sandbox.wire.process import Process
 
+from .live import LiveStream
 from .outcome import CallOutcome
 from .streams import GuestStream, GuestStreams
 
@@ -58,6 +60,19 @@ class _Stream:
             self.output[kind] += payload
         return self.credit.consumed(len(payload))
 
+    def finish(self, result: Result) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
+
+    def fail(self, error: SandboxError) -> None:
+        _fail(self.result, error)
+
+    def note_started(self, payload: bytes) -> None:
+        raise ProtocolError("a STARTED frame for a call")
+
+    def granted(self, payload: bytes) -> None:
+        raise ProtocolError("credit for a call that is written nothing")
+
 
 class Channel(asyncio.Protocol):
     """Speaks to one toolrunner. Everything it says is checked; the first broken rule
@@ -66,9 +81,9 @@ class Channel(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = FrameParser(FROM_GUEST)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, _Stream | LiveStream] = {}
         self._last_stream = 0
-        self._guest_streams = GuestStreams(self._send)
+        self._guest_streams = GuestStreams(self._send, self._breach)
         self._transport: asyncio.Transport | None = None
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -81,7 +96,8 @@ class Channel(asyncio.Protocol):
         self, service: str, handler: Callable[[GuestStream], Coroutine[Any, Any, None]]
     ) -> None:
         """Let the guest open streams to `service`: `handler` runs as a task for each. When
-        it returns the stream is ended, when it raises the stream is reset."""
+        it returns the stream is ended, when it raises the stream is reset; a ProtocolError
+        ends the sandbox."""
         self._guest_streams.serve(service, handler)
 
     async def welcome(
@@ -132,7 +148,8 @@ class Channel(asyncio.Protocol):
         if self.lost is not None:
             raise self.lost
         stream = _Stream(call, self._loop)
-        number = self._open(stream)
+        number = self._free_number()
+        self._open(number, stream)
         started = time.monotonic()
         self._send(Kind.CALL, number, payload)
         deadline = call.timeout_ms / 1000 + GRACE_S if call.timeout_ms else None
@@ -151,6 +168,29 @@ class Channel(asyncio.Protocol):
             self._abandon(number, stream)
             raise
         return _outcome(stream, result, (time.monotonic() - started) * 1000)
+
+    def start(self, process: Process) -> LiveStream:
+        """Start a process. Raises SandboxError: `invalid_request` when it does not fit a
+        frame, `guest_lost` or `guest_protocol_error` when the channel is gone."""
+        return self._open_live(Kind.START, process)
+
+    def stream(self, call: Call) -> LiveStream:
+        """Begin a call whose output is taken as it comes, and that is written to. Its
+        deadline is the guest's to keep; raises SandboxError as `start` does."""
+        return self._open_live(Kind.CALL, call)
+
+    def _open_live(self, kind: Kind, message: Call | Process) -> LiveStream:
+        try:
+            payload = message.encode()
+        except ValueError as error:
+            raise SandboxError(ErrorCode.INVALID_REQUEST, str(error)) from error
+        if self.lost is not None:
+            raise _copy(self.lost)
+        number = self._free_number()
+        stream = LiveStream(number, self._send)
+        self._open(number, stream)
+        self._send(kind, number, payload)
+        return stream
 
     def close(self) -> None:
         """Say goodbye and drop the connection. Calls in flight fail with `interrupted`."""
@@ -173,7 +213,7 @@ class Channel(asyncio.Protocol):
             for kind, number, payload in self._parser.feed(data):
                 self._receive(kind, number, payload)
         except ProtocolError as error:
-            self._lose(SandboxError(ErrorCode.GUEST_PROTOCOL_ERROR, f"the toolrunner sent {error}"))
+            self._breach(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner is gone"))
@@ -181,15 +221,20 @@ class Channel(asyncio.Protocol):
     def _receive(self, kind: Kind, number: int, payload: bytes) -> None:
         match kind:
             case Kind.STDOUT | Kind.STDERR | Kind.VALUE:
-                grant = self._stream(number).take(kind, payload)
+                grant = self._stream(number, kind).take(kind, payload)
                 if grant is not None:
                     self._send(Kind.CREDIT, number, grant)
             case Kind.RESULT:
-                stream = self._stream(number)
+                stream = self._stream(number, kind)
                 result = Result.parse(payload)
                 del self._streams[number]
-                if not stream.result.done():
-                    stream.result.set_result(result)
+                stream.finish(result)
+            case Kind.STARTED:
+                self._stream(number, kind).note_started(payload)
+            case Kind.CREDIT if number < GUEST_STREAM:
+                # It may have crossed the end of its stream.
+                if (writing := self._streams.get(number)) is not None:
+                    writing.granted(payload)
             case Kind.PONG:
                 self._unanswered = 0
             case Kind.HELLO:
@@ -202,22 +247,24 @@ class Channel(asyncio.Protocol):
             case _:
                 self._guest_streams.receive(kind, number, payload)
 
-    def _stream(self, number: int) -> _Stream:
+    def _stream(self, number: int, kind: Kind) -> _Stream | LiveStream:
         stream = self._streams.get(number)
         if stream is None:
-            raise ProtocolError(f"data for stream {number}, which is not open")
+            raise ProtocolError(f"a {kind.name} frame on stream {number}, which is not open")
         return stream
 
-    def _open(self, stream: _Stream) -> int:
+    def _free_number(self) -> int:
         number = self._last_stream
         while number == 0 or number in self._streams:
             number = (number + 1) % GUEST_STREAM
         self._last_stream = (number + 1) % GUEST_STREAM
+        return number
+
+    def _open(self, number: int, stream: _Stream | LiveStream) -> None:
         self._streams[number] = stream
         if self._heartbeat is None:
             self._unanswered = 0
             self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._beat)
-        return number
 
     def _abandon(self, number: int, stream: _Stream) -> None:
         """Cancel a call nobody waits for; its last frames are swallowed."""
@@ -246,6 +293,9 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(encode(kind, number, payload))
 
+    def _breach(self, error: ProtocolError) -> None:
+        self._lose(SandboxError(ErrorCode.GUEST_PROTOCOL_ERROR, f"the toolrunner sent {error}"))
+
     def _lose(self, reason: SandboxError) -> None:
         if self.lost is not None:
             return
@@ -254,12 +304,10 @@ class Channel(asyncio.Protocol):
             self._heartbeat.cancel()
         if self._transport is not None:
             self._transport.close()
-        waiting: list[asyncio.Future[Any]] = [self._hello, self._ready]
-        waiting += [stream.result for stream in self._streams.values()]
-        for future in waiting:
-            if not future.done():
-                future.set_exception(_copy(reason))
-                future.exception()  # marked as retrieved: nobody may be waiting
+        for future in (self._hello, self._ready):
+            _fail(future, reason)
+        for stream in self._streams.values():
+            stream.fail(reason)
         self._streams.clear()
         self._guest_streams.close()
 
@@ -276,6 +324,12 @@ async def open_channel(end: socket.socket) -> Channel:
 def _copy(error: SandboxError) -> SandboxError:
     """Each waiter raises its own exception, so that tracebacks do not pile up on one."""
     return SandboxError(error.code, error.message)
+
+
+def _fail(future: asyncio.Future[Any], error: SandboxError) -> None:
+    if not future.done():
+        future.set_exception(_copy(error))
+        future.exception()  # marked as retrieved: nobody may be waiting
 
 
 def _outcome(stream: _Stream, result: Result, wall_ms: float) -> CallOutcome:

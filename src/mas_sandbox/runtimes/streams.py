@@ -135,11 +135,13 @@ class GuestStreams:
     """Every stream that one guest has open, and the services they reach.
 
     `serve`: handlers by name; each runs as a task for each stream. When it returns the
-    stream is ended, when it raises the stream is reset.
+    stream is ended, when it raises the stream is reset; a ProtocolError ends the sandbox.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, lose: Callable[[ProtocolError], None]) -> None:
+        """`lose`: what ends the channel when a handler finds its rules broken."""
         self._send = send
+        self._lose = lose
         self._services: dict[str, Callable[[GuestStream], Coroutine[Any, Any, None]]] = {}
         self._streams: dict[int, GuestStream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -207,6 +209,8 @@ class GuestStreams:
             await stream.linger()
         except OSError:
             stream.reset()  # either end went away or was too slow: no fault of ours
+        except ProtocolError as error:
+            self._lose(error)
         except asyncio.CancelledError:
             stream.reset()
             raise

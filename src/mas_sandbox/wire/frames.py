@@ -34,6 +34,10 @@ class Kind(IntEnum):
     CANCEL = 0x11  # > empty; kill the call's process tree
     RESULT = 0x12  # < JSON Result; closes the stream
     CREDIT = 0x13  # <> u32; the receiver has consumed that many bytes
+    START = 0x14  # > JSON Process; opens a stream, which RESULT closes as it does a call's
+    STARTED = 0x15  # < u32; the process's id inside the sandbox, before any of its output
+    SIGNAL = 0x16  # > u8; a signal for the process's group
+    RESIZE = 0x17  # > u16 rows, u16 columns of its terminal
 
     STDIN = 0x20  # > bytes; an empty payload is end of file
     STDOUT = 0x21  # < bytes
@@ -117,6 +121,7 @@ FROM_GUEST = frozenset(
         Kind.READY,
         Kind.PONG,
         Kind.RESULT,
+        Kind.STARTED,
         Kind.CREDIT,
         Kind.STDOUT,
         Kind.STDERR,
@@ -133,6 +138,9 @@ FROM_HOST = frozenset(
         Kind.GOODBYE,
         Kind.CALL,
         Kind.CANCEL,
+        Kind.START,
+        Kind.SIGNAL,
+        Kind.RESIZE,
         Kind.CREDIT,
         Kind.STDIN,
         Kind.DATA,

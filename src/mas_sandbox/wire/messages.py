@@ -45,12 +45,12 @@ class Hello:
     @classmethod
     def parse(cls, payload: bytes) -> Hello:
         fields = _fields(payload, cls.__slots__, "HELLO")
-        if _integer(fields, "protocol") != PROTOCOL:
+        if integer(fields, "protocol") != PROTOCOL:
             raise ProtocolError(f"protocol {fields['protocol']!r}; this end speaks {PROTOCOL}")
         return cls(
             protocol=PROTOCOL,
-            pid=_integer(fields, "pid"),
-            python=_text(fields, "python")[:64],
+            pid=integer(fields, "pid"),
+            python=text(fields, "python")[:64],
             tools=_names(fields, "tools"),
             controls=_names(fields, "controls"),
         )
@@ -100,16 +100,16 @@ class Welcome:
             raise ProtocolError("WELCOME extensions are not file name -> source")
         limits = fields["limits"]
         if not isinstance(limits, dict) or not all(
-            name in LIMITS and _integer(limits, name) for name in limits
+            name in LIMITS and integer(limits, name) for name in limits
         ):
             raise ProtocolError(f"WELCOME limits are not numbers from 1 of {', '.join(LIMITS)}")
         return cls(
-            entropy=_text(fields, "entropy"),
-            time_ns=_integer(fields, "time_ns"),
-            hostname=_text(fields, "hostname"),
+            entropy=text(fields, "entropy"),
+            time_ns=integer(fields, "time_ns"),
+            hostname=text(fields, "hostname"),
             extensions=extensions,
             limits=limits,
-            mounts=_grants(fields["mounts"]),
+            mounts=grants(fields["mounts"]),
         )
 
 
@@ -178,16 +178,16 @@ class Call:
         if not isinstance(env, dict) or not all(isinstance(text, str) for text in env.values()):
             raise ProtocolError("CALL env is not name -> value")
         return cls(
-            tool=_text(fields, "tool"),
+            tool=text(fields, "tool"),
             args=args,
-            timeout_ms=_integer(fields, "timeout_ms"),
-            cpu_ms=_integer(fields, "cpu_ms"),
-            output_bytes=_integer(fields, "output_bytes"),
-            nofile=_integer(fields, "nofile"),
-            fsize_bytes=_integer(fields, "fsize_bytes"),
+            timeout_ms=integer(fields, "timeout_ms"),
+            cpu_ms=integer(fields, "cpu_ms"),
+            output_bytes=integer(fields, "output_bytes"),
+            nofile=integer(fields, "nofile"),
+            fsize_bytes=integer(fields, "fsize_bytes"),
             env=env,
-            cwd=_text(fields, "cwd"),
-            paths=_grants(fields["paths"]),
+            cwd=text(fields, "cwd"),
+            paths=grants(fields["paths"]),
         )
 
 
@@ -221,18 +221,18 @@ class Result:
     @classmethod
     def parse(cls, payload: bytes) -> Result:
         fields = _fields(payload, cls.__slots__, "RESULT")
-        code = _text(fields, "code")
+        code = text(fields, "code")
         if code and code not in GUEST_CODES:
             raise ProtocolError(f"RESULT code {code[:40]!r} is not the guest's to report")
-        exit_code = _integer(fields, "exit_code")
+        exit_code = integer(fields, "exit_code")
         if exit_code > 255:
             raise ProtocolError(f"RESULT exit_code {exit_code} is over 255")
         return cls(
             exit_code=exit_code,
             code=code,
-            message=_text(fields, "message")[:MAX_MESSAGE_CHARS],
-            cpu_us=_integer(fields, "cpu_us"),
-            max_rss_kb=_integer(fields, "max_rss_kb"),
+            message=text(fields, "message")[:MAX_MESSAGE_CHARS],
+            cpu_us=integer(fields, "cpu_us"),
+            max_rss_kb=integer(fields, "max_rss_kb"),
         )
 
 
@@ -261,21 +261,21 @@ def _fields(payload: bytes, names: tuple[str, ...], what: str) -> dict[str, Any]
     return value
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
+def text(fields: dict[str, Any], name: str) -> str:
     value = fields[name]
     if not isinstance(value, str):
         raise ProtocolError(f"{name} is not a string")
     return value
 
 
-def _integer(fields: dict[str, Any], name: str) -> int:
+def integer(fields: dict[str, Any], name: str) -> int:
     value = fields[name]
     if type(value) is not int or not 0 <= value < 2**63:
         raise ProtocolError(f"{name} is not an integer in range")
     return value
 
 
-def _grants(value: object) -> list[tuple[str, str]]:
+def grants(value: object) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         raise ProtocolError("paths or mounts are not a list")
     grants = []
