@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from mas_sandbox.wire.controls import Control
+from mas_sandbox.wire.isolation import WORKSPACE
 
+from .grants import PathGrant
 from .model import Policy
 
 _OF_FIELD = {
@@ -24,6 +26,16 @@ _OF_FIELD = {
 }
 
 
+def whole(paths: tuple[PathGrant, ...]) -> bool:
+    """Whether these are all that there is to touch: a sandbox's own files, read-write, and
+    host directories, which appear with the mode they are granted in. Then the walls of the
+    sandbox alone hold them, and nothing is left to take away inside."""
+    own = [(grant.path, grant.mode) for grant in paths if grant.host is None]
+    return own == [(WORKSPACE, "rw")] or (
+        not own and any(grant.path == WORKSPACE for grant in paths)
+    )
+
+
 def required_controls(policy: Policy) -> frozenset[Control]:
     """The controls that must be in force for a call under `policy`.
 
@@ -32,7 +44,9 @@ def required_controls(policy: Policy) -> frozenset[Control]:
     """
     needed = {control for field, control in _OF_FIELD.items() if getattr(policy, field) is not None}
     if policy.paths is not None:
-        needed |= {Control.PATHS, Control.FILESYSTEM}
+        needed.add(Control.FILESYSTEM)
+        if not whole(policy.paths):
+            needed.add(Control.PATHS)
         if any(grant.host is not None for grant in policy.paths):
             needed.add(Control.HOST_PATHS)
     if policy.network is not None and not policy.network.reaches_nothing:

@@ -12,6 +12,7 @@ from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
 from mas_sandbox.policy.grants import nested_read_only
 from mas_sandbox.policy.model import Policy
 from mas_sandbox.policy.narrow import narrow
+from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .plan import Built, Plan, Refused, Ruling
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .sandboxes import NamedSandbox
     from .walls import Wall, Walls
 
+_DEVICE = ("network", "bandwidth_kb_s")
+"""Fixed as well where a sandbox may have a network device."""
 _NOTHING_ASKED = Policy()
 """The layer of a sandbox or a call that brought no policy: it narrows nothing."""
 
@@ -64,23 +67,28 @@ class Layered:
         capabilities = frozenset(str(capability) for capability in tool.capabilities)
         decision = compile_policy(layers).decide(tool.name, capabilities, request.args)
         _obey(decision)
-        wall = self._wall(effective, tool.name, named)
+        controls = required_controls(effective)
+        if named is not None and named.built.paths != effective.paths:
+            controls |= {Control.PATHS}  # less than what is there: held inside, or not at all
+        wall = self._wall(effective, tool.name, controls, named)
         spec = sandbox_spec(effective, self._extensions)
         if named is not None:
-            _same_walls(named.built.spec, spec)
+            fixed = LIMITS + (_DEVICE if wall.pool.runtime.network_devices else ())
+            _same_walls(fixed, named.built.spec, spec)
         return Plan(
             ruling=_ruling(decision),
             call=guest_call(tool.name, request.args, effective, self._environment),
-            built=Built(wall, spec, reach_of(effective)),
-            controls=required_controls(effective),
+            built=Built(wall, spec, reach_of(effective), effective.paths),
+            controls=controls,
             max_concurrent=effective.max_concurrent,
         )
 
     def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
         """What a named sandbox is built with, for every tool that may run in it."""
         _, effective = self._layers(operator, asked, None)
-        wall = self._wall(effective, "*", None)
-        return Built(wall, sandbox_spec(effective, self._extensions), reach_of(effective))
+        wall = self._wall(effective, "*", required_controls(effective), None)
+        spec = sandbox_spec(effective, self._extensions)
+        return Built(wall, spec, reach_of(effective), effective.paths)
 
     def tools(self, operator: Policy | None) -> list[ToolSpec]:
         """The tools that a policy does not rule out altogether."""
@@ -104,7 +112,13 @@ class Layered:
                 effective = narrow(effective, asked, who)
         return (outermost, sandbox or _NOTHING_ASKED, call or _NOTHING_ASKED), effective
 
-    def _wall(self, policy: Policy, tool: str, named: NamedSandbox | None) -> Wall:
+    def _wall(
+        self,
+        policy: Policy,
+        tool: str,
+        controls: frozenset[Control],
+        named: NamedSandbox | None,
+    ) -> Wall:
         """The runtime that holds all of this policy on this host; never one without it."""
         if (inner := nested_read_only(policy.paths or ())) is not None:
             raise SandboxError(
@@ -112,7 +126,7 @@ class Layered:
                 f"paths: {inner.path} is read-only inside a path that is read-write, which "
                 "Landlock cannot hold: it adds rights up. Grant the writable places one by one",
             )
-        isolation, controls = policy.isolation_for(tool), required_controls(policy)
+        isolation = policy.isolation_for(tool)
         if named is None:
             return self._walls.choose(isolation, controls)
         refusal = named.built.wall.refuses(isolation, controls)
@@ -140,8 +154,8 @@ def _obey(decision: Decision) -> None:
     raise Refused(code, f"{verb} by {decision.rule}: {decision.reason}", _ruling(decision))
 
 
-def _same_walls(built: SandboxSpec, asked: SandboxSpec) -> None:
-    for name in LIMITS:
+def _same_walls(fixed: tuple[str, ...], built: SandboxSpec, asked: SandboxSpec) -> None:
+    for name in fixed:
         have, want = getattr(built, name), getattr(asked, name)
         if have != want:
             raise SandboxError(

@@ -14,6 +14,7 @@ from .shipped import SHIPPED
 from .way_out import NOWHERE, Reach
 
 if TYPE_CHECKING:
+    from mas_sandbox.policy.grants import PathGrant
     from mas_sandbox.policy.model import Policy
     from mas_sandbox.runtimes.base import SandboxSpec
     from mas_sandbox.tools.manifest import ToolSpec
@@ -45,11 +46,13 @@ class Refused(SandboxError):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a sandbox is made of: where it runs, its limits, and what it may reach."""
+    """What a sandbox is made of: where it runs, its limits, and what it may reach.
+    `paths`: what its policy grants, None where that never mentions any."""
 
     wall: Wall
     spec: SandboxSpec
     reach: Reach = NOWHERE
+    paths: tuple[PathGrant, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

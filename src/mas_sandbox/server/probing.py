@@ -36,7 +36,9 @@ def _described(name: str, isolation: Isolation, probe: Probe) -> dict[str, objec
         "version": probe.version,
         "reason": probe.reason,
         "mend": probe.mend,
+        "warning": probe.warning,
         "isolation": str(isolation),
+        "facts": dict(probe.facts) or None,
         "controls": {
             str(control): {
                 "enforced": status.enforced,

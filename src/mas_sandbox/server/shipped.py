@@ -48,7 +48,7 @@ _WALLED = Shipped(
     SandboxSpec(mem_mb=512, cpus=1.0, pids=128, disk_mb=1024),
     frozenset(
         {
-            *(Control.TIMEOUT, Control.OUTPUT, Control.ENV, Control.FILESYSTEM, Control.PATHS),
+            *(Control.TIMEOUT, Control.OUTPUT, Control.ENV, Control.FILESYSTEM),
             *(Control.NETWORK, Control.MEMORY, Control.CPU, Control.PIDS, Control.DISK),
         }
     ),

@@ -23,8 +23,17 @@ def sandbox_spec(policy: Policy, extensions: tuple[tuple[str, str], ...] = ()) -
     return SandboxSpec(
         **{name: getattr(policy, name) for name in LIMITS},
         mounts=_mounts(policy),
+        **_devices(policy),
         extensions=extensions,
     )
+
+
+def _devices(policy: Policy) -> dict[str, Any]:
+    """What a machine with a network device of its own is told: only where it could reach
+    something, so that all other sandboxes stay interchangeable."""
+    if policy.network is None or not policy.network.cidrs:
+        return {}
+    return {"network": policy.network, "bandwidth_kb_s": policy.bandwidth_kb_s}
 
 
 def _mounts(policy: Policy) -> tuple[Mount, ...]:

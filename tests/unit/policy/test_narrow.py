@@ -153,7 +153,6 @@ def test_controls_are_needed_for_what_is_mentioned_only() -> None:
         Control.ENV,
         Control.TIMEOUT,
         Control.OUTPUT,
-        Control.PATHS,
         Control.FILESYSTEM,
         Control.NETWORK,
         Control.MEMORY,
@@ -161,6 +160,16 @@ def test_controls_are_needed_for_what_is_mentioned_only() -> None:
         Control.PIDS,
         Control.DISK,
     }
+    for grants, needed in (
+        ([{"path": "/workspace", "mode": "rw"}], False),
+        ([{"path": "/workspace", "mode": "rw"}, {"path": "/data", "host": "/srv"}], False),
+        ([{"path": "/workspace", "mode": "ro", "host": "/srv"}], False),
+        ([{"path": "/workspace", "mode": "ro"}], True),
+        ([{"path": "/workspace/a", "mode": "rw"}], True),
+        ([{"path": "/data", "host": "/srv"}], True),
+        ([], True),
+    ):
+        assert (Control.PATHS in required_controls(parse_policy({"paths": grants}))) is needed
     rest = parse_policy(
         {"iops": 5, "bandwidth_kb_s": 5, "paths": [{"path": "/data", "host": "/srv"}]}
     )

@@ -155,12 +155,12 @@ def test_weaker_isolation_than_the_policy_asks_for_is_refused(tmp_path: Path) ->
 
 def test_a_sandbox_that_came_up_without_a_control_runs_nothing(tmp_path: Path) -> None:
     runtime = MemoryRuntime()
-    runtime.sandbox_controls = frozenset(Control) - {Control.PATHS}
+    runtime.sandbox_controls = frozenset(Control) - {Control.MEMORY}
 
     async def use(made: Bench) -> None:
         reply = await made.broker.execute(ALICE, SUM)
         assert reply.code is ErrorCode.POLICY_UNENFORCEABLE
-        assert "paths" in reply.message
+        assert "memory" in reply.message
         assert runtime.sandboxes[0].calls == []
 
     run(tmp_path, use, runtime)

@@ -15,7 +15,7 @@ from mas_sandbox.server.catalog import Catalog
 from mas_sandbox.server.plan import Plan, Planner, Refused
 from mas_sandbox.server.walls import Wall, Walls
 from mas_sandbox.tools.builtin import BUILTIN
-from mas_sandbox.tools.manifest import Capability, ToolSpec
+from mas_sandbox.tools.manifest import Capability
 
 EXTENSIONS = (("mine.py", "def f(): ..."),)
 ARGS = {
@@ -29,14 +29,21 @@ ARGS = {
     "list_dir": {},
     "glob": {"pattern": "*"},
     "grep": {"pattern": "a"},
+    "http_request": {"url": "http://a.example/"},
+    "fetch": {"url": "http://a.example/"},
+    "web_search": {"query": "a"},
 }
+DENIED = {tool.name for tool in BUILTIN if Capability.NETWORK in tool.capabilities}
+each_shipped_policy = pytest.mark.parametrize(
+    ("runtime", "policy"), [("jail", DEFAULT_POLICY), ("local", LOCAL_POLICY)]
+)
 
 
-def planner(name: str, *more: ToolSpec) -> Planner:
+def planner(name: str) -> Planner:
     runtime = MemoryRuntime()
     runtime.name = name
     wall = Wall.standing(Pool(runtime, 0), asyncio.run(runtime.probe()))
-    return Planner(Walls([wall]), Catalog(BUILTIN + more), {"HOME": "/root"}, EXTENSIONS)
+    return Planner(Walls([wall]), Catalog(BUILTIN), {"HOME": "/root"}, EXTENSIONS)
 
 
 def facts(plan: Plan) -> tuple[object, ...]:
@@ -50,8 +57,8 @@ def facts(plan: Plan) -> tuple[object, ...]:
     )
 
 
-@pytest.mark.parametrize(("runtime", "policy"), [("jail", DEFAULT_POLICY), ("local", LOCAL_POLICY)])
-@pytest.mark.parametrize("tool", [tool.name for tool in BUILTIN])
+@each_shipped_policy
+@pytest.mark.parametrize("tool", sorted(ARGS.keys() - DENIED))
 def test_a_call_without_any_policy_is_planned_as_by_the_shipped_one(
     runtime: str, policy: Policy, tool: str
 ) -> None:
@@ -60,7 +67,11 @@ def test_a_call_without_any_policy_is_planned_as_by_the_shipped_one(
     assert facts(made.call(None, request, None)) == facts(made.call(policy, request, None))
 
 
-def test_what_the_shipped_policy_denies_is_denied_the_short_way_too() -> None:
-    reaching = ToolSpec("fetch", "", {"type": "object"}, frozenset({Capability.NETWORK}))
-    with pytest.raises(Refused, match="network"):
-        planner("jail", reaching).call(None, ToolRequest("fetch", {}), None)
+@each_shipped_policy
+@pytest.mark.parametrize("tool", sorted(DENIED))
+def test_what_the_shipped_policy_denies_is_denied_the_short_way_too(
+    runtime: str, policy: Policy, tool: str
+) -> None:
+    for given in (None, policy):
+        with pytest.raises(Refused, match="network"):
+            planner(runtime).call(given, ToolRequest(tool, ARGS[tool]), None)

@@ -141,6 +141,31 @@ def test_a_call_in_a_sandbox_whose_wall_is_too_weak_is_refused(tmp_path: Path) -
     asyncio.run(main())
 
 
+def test_a_call_that_takes_paths_away_needs_walls_that_hold_paths_inside(tmp_path: Path) -> None:
+    async def main() -> None:
+        gvisor = made("gvisor", Isolation.KERNEL, Control.PATHS)
+        walls = Walls([Wall.standing(Pool(gvisor, 0), await gvisor.probe())])
+        broker = Broker(
+            walls=walls,
+            planner=Planner(walls, Catalog(BUILTIN), {}),
+            admission=Admission(4, 4),
+            audit=AuditLog.open(tmp_path),
+        )
+        alice = Caller("alice")
+        less = Policy.model_validate({"paths": [{"path": "/workspace/a", "mode": "rw"}]})
+        try:
+            named = await broker.create(alice, None, 60)
+            for asked, code in ((None, None), (less, ErrorCode.POLICY_UNENFORCEABLE)):
+                request = ToolRequest("calculator", {"expression": "1"}, asked, named.id)
+                reply = await broker.execute(alice, request)
+                assert reply.code is code
+            assert "paths" in reply.message
+        finally:
+            await broker.close()
+
+    asyncio.run(main())
+
+
 def test_a_runtime_that_fails_its_probe_refuses_with_its_reason() -> None:
     runtime = made("microvm", Isolation.VM)
     wall = Wall.standing(Pool(runtime, 0), Probe(False, reason="no image", mend="build one"))
