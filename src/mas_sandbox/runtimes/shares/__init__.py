@@ -1,0 +1,1 @@
+"""Host directories inside sandboxes: opened once by descriptor, then bound or served."""
