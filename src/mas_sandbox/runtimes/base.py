@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .outcome import CallOutcome
 
+THROUGH_THE_DAEMON = "the daemon decides, resolves and dials; no network device"
+"""How EGRESS and BANDWIDTH are held around a sandbox that has loopback only."""
 _OUT_OF_MEMORY = (
     "ended at the memory limit; files under /workspace, /tmp and /dev/shm count too "
     "where scratch space is held in memory. Raise mem_mb or use less"
@@ -43,7 +45,8 @@ class Probe:
     `reason` and `mend`: why it is unavailable and the command that would change
     that, empty where it is available. A control that is missing from `controls`
     cannot be enforced. `taken_by_auto`: whether `auto` may take it where it is available.
-    `warning`: what an operator should know of an available runtime, such as an advisory.
+    `warning`: what an operator should know of an available runtime, such as an advisory;
+    `facts`: what a person may want to know of it, JSON values by name.
     """
 
     available: bool
@@ -53,6 +56,7 @@ class Probe:
     controls: Mapping[Control, ControlStatus] = field(default_factory=dict)
     taken_by_auto: bool = True
     warning: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def enforced(self) -> frozenset[Control]:
@@ -110,6 +114,17 @@ class SandboxSpec:
         return frozenset(control for control, limit in limits if limit is not None)
 
 
+def refuse_unenforceable(name: str, spec: SandboxSpec, probe: Probe) -> None:
+    """Raises SandboxError `policy_unenforceable` for a limit that this host cannot hold."""
+    for control in sorted(spec.limits - probe.enforced):
+        status = probe.controls.get(control)
+        raise SandboxError(
+            ErrorCode.POLICY_UNENFORCEABLE,
+            f"the {name} runtime cannot enforce {control} here; to mend it: "
+            + (status.mend if status and status.mend else "run `mas-sandbox doctor`"),
+        )
+
+
 class Sandbox(abc.ABC):
     """A started sandbox. Leaving its context leaves nothing of it behind."""
 
@@ -131,6 +146,11 @@ class Sandbox(abc.ABC):
         """Processor time that all of it has used, as this host counts it; None where
         nothing here counts."""
         return None
+
+    async def warm_up(self) -> None:
+        """Do ahead, in a sandbox that waits in a pool, what its first call would wait for.
+        A call must not be able to tell. Raises SandboxError as `run` does."""
+        return
 
     async def run(self, call: Call) -> CallOutcome:
         """Run one call; several may run at once. Cancelling the caller cancels the call.
@@ -173,6 +193,8 @@ class Runtime(abc.ABC):
     isolation: Isolation
     pool_size: int | None = None
     """How many sandboxes to keep warm, where the runtime's own config file says so."""
+    network_devices = False
+    """Whether a sandbox may have a network device, whose reach is fixed when it is made."""
 
     @abc.abstractmethod
     async def probe(self) -> Probe:
