@@ -77,7 +77,7 @@ async def test_without_control_groups_their_limits_are_unenforceable(tmp_path: P
 
 def test_a_daemon_without_a_runtime_ends_with_one_worded_line(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "mas_sandbox.server.main", "-runtime", "gvisor"],
+        [sys.executable, "-m", "mas_sandbox.server.main", "-runtime", "docker"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -88,4 +88,4 @@ def test_a_daemon_without_a_runtime_ends_with_one_worded_line(tmp_path: Path) ->
     assert result.stdout == ""
     assert result.stderr.startswith("mas-sandboxd: ")
     assert "Traceback" not in result.stderr
-    assert "gvisor" in result.stderr
+    assert "there is no runtime 'docker'; there are auto, local, jail" in result.stderr

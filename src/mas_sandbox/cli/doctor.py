@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -14,13 +16,14 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.isolation import Isolation
 
 from .chosen import Json
+from .machines import MachineFacts, machine_lines
 from .screen import console, show_json, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-PROBE_TIMEOUT_S = 180.0
+PROBE_TIMEOUT_S = 600.0
 """A guest is booted with each hypervisor there is, once since the host was started."""
 
 
@@ -33,15 +36,18 @@ class ControlFinding(BaseModel):
 
 
 class RuntimeFinding(BaseModel):
-    """One runtime. `reason` and `mend` are empty where it is available."""
+    """One runtime. `reason` and `mend` are empty where it is available; `warning` is what
+    an operator should know of it there."""
 
     available: bool
     taken_by_auto: bool = True
     version: str = ""
     reason: str = ""
     mend: str = ""
+    warning: str = ""
     isolation: Isolation
     controls: dict[str, ControlFinding] = {}
+    facts: MachineFacts | None = None
 
 
 class Host(BaseModel):
@@ -88,14 +94,16 @@ def doctor(*, json: Json = False) -> int:
 def probe() -> Findings:
     """Ask the daemon's program; raises DaemonUnavailable."""
     command = [*daemon_command(), "-probe"]
+    said = "attacking every wall, once for each boot of this machine: up to a minute or two"
     try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
+        with console(stderr=True).status(said):  # nothing where that is no terminal
+            answer = subprocess.run(
+                command,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=PROBE_TIMEOUT_S,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise DaemonUnavailable(
             f"`{' '.join(command)}` cannot be run ({exc}); set MAS_SANDBOXD to mas-sandboxd"
@@ -117,7 +125,7 @@ def _print(findings: Findings) -> None:
     screen.print()
     screen.print(_matrix(findings))
     screen.print()
-    for line in mends(findings):
+    for line in (*_machines(findings), *_warnings(findings), *mends(findings)):
         screen.print(visible(line), markup=False, soft_wrap=True)
     if findings.best:
         screen.print(f"[green]ready[/]: `-runtime auto` takes {visible(findings.best)}")
@@ -143,6 +151,21 @@ def _matrix(findings: Findings) -> Table:
     for control in Control:
         table.add_row(control, *(_cell(found, control) for found in findings.runtimes.values()))
     return table
+
+
+def _warnings(findings: Findings) -> Iterator[str]:
+    for name, found in findings.runtimes.items():
+        if found.warning:
+            yield f"Warning, {name}: {found.warning}"
+
+
+def _machines(findings: Findings) -> Iterator[str]:
+    for name, found in findings.runtimes.items():
+        lines = [] if found.facts is None else machine_lines(found.facts, time.time())
+        if lines:
+            yield f"Machines of {name}:"
+            yield from lines
+            yield ""
 
 
 def _availability(found: RuntimeFinding) -> Text:

@@ -45,8 +45,8 @@ def complain(message: str) -> None:
     show(visible(f"mas-sandbox: {message}"), sys.stderr)
 
 
-def console() -> Console:
-    """Tables and colours; no colours unless standard output is a terminal."""
+def console(*, stderr: bool = False) -> Console:
+    """Tables and colours; no colours unless it is a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, emoji=False)
+    return Console(highlight=False, emoji=False, stderr=stderr)

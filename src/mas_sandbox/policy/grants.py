@@ -57,7 +57,7 @@ def nested_read_only(grants: tuple[PathGrant, ...]) -> PathGrant | None:
     """A grant that takes write access away beneath another that gives it, if there is one."""
     for inner in grants:
         over = covering(posixpath.dirname(inner.path), grants)
-        if inner.mode == "ro" and over is not None and over.mode == "rw":
+        if inner.mode == "ro" and not inner.host and over is not None and over.mode == "rw":
             return inner
     return None
 

@@ -204,3 +204,9 @@ def test_read_only_inside_read_write_is_found(
     paths = [{"path": path, "mode": mode} for path, mode in grants]
     inner = nested_read_only(Policy.model_validate({"paths": paths}).paths or ())
     assert (inner and inner.path) == found
+
+
+def test_a_read_only_host_directory_may_lie_in_a_writable_path() -> None:
+    """The mount holds it, not Landlock."""
+    paths = [{"path": "/workspace", "mode": "rw"}, {"path": "/workspace/lib", "host": "/srv"}]
+    assert nested_read_only(Policy.model_validate({"paths": paths}).paths or ()) is None

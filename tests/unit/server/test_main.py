@@ -27,7 +27,7 @@ def daemon(
         [*DAEMON, *flags],
         input=given,
         capture_output=True,
-        timeout=30,
+        timeout=300,  # a probe attacks every wall, once for each boot of the host
         env={**os.environ, **environment},
         check=False,
     )
