@@ -6,8 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mas_sandbox.wire.controls import Control
@@ -47,6 +48,15 @@ class Draining(Overloaded):
 
     def __init__(self) -> None:
         super().__init__("the daemon is shutting down", DRAIN_RETRY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What may be done now. `plan.call`: the paths, environment and limits that it is under."""
+
+    call_id: str
+    named: NamedSandbox
+    plan: Plan
 
 
 class Broker:
@@ -108,6 +118,62 @@ class Broker:
     def destroy(self, caller: Caller, sandbox_id: str) -> None:
         """End a named sandbox. Raises SandboxError `not_found`."""
         self.sandboxes.end(self.sandboxes.find(caller.name, sandbox_id))
+
+    @asynccontextmanager
+    async def operation(
+        self, caller: Caller, sandbox_id: str, kind: str, args: Mapping[str, Any]
+    ) -> AsyncIterator[Operation]:
+        """Something other than a tool call in a named sandbox, while the block runs: decided
+        by policy as the tool `kind` (out of `tools.sessions`) and recorded like a call.
+
+        Raises SandboxError as `execute` does, and for what the policy refuses. What the
+        block raises is recorded as its outcome; a cancelled block as `interrupted`.
+        """
+        self._refuse_while_draining()
+        named = self.sandboxes.find(caller.name, sandbox_id)
+        call_id = f"call_{secrets.token_hex(12)}"
+        request = ToolRequest(kind, args, sandbox_id=sandbox_id)
+        began = time.monotonic()
+        try:
+            plan = await self._planned(
+                lambda: self._planner.operation(caller.policy, request, named)
+            )
+        except SandboxError as refusal:
+            await self._intend(call_id, caller, request, _ruling_of(refusal))
+            await self._end(call_id, named, began, refusal.code)
+            raise
+        await self._intend(call_id, caller, request, plan.ruling)
+        code: ErrorCode | None = None
+        try:
+            with named.in_use(), named.way_out.during(call_id, plan.built.reach):
+                yield Operation(call_id, named, plan)
+        except SandboxError as error:
+            code = error.code
+            raise
+        except BaseException as error:
+            cut_off = isinstance(error, asyncio.CancelledError | GeneratorExit)
+            code = ErrorCode.INTERRUPTED if cut_off else ErrorCode.INTERNAL
+            raise
+        finally:
+            if named.sandbox.channel.lost is not None:
+                self.sandboxes.end(named)
+            await self._end(call_id, named, began, code)
+
+    async def _end(
+        self, call_id: str, named: NamedSandbox, began: float, code: ErrorCode | None
+    ) -> None:
+        await _to_the_end(
+            self._audit.outcome(
+                call_id=call_id,
+                status="ok" if code is None else "error",
+                code=str(code or ""),
+                exit_code=0 if code is None else NO_PROGRAM,
+                cpu_ms=0,
+                wall_ms=round((time.monotonic() - began) * 1000),
+                isolation=str(named.built.wall.isolation),
+                enforced=sorted(map(str, named.sandbox.enforced)),
+            )
+        )
 
     def tools(self, caller: Caller) -> list[ToolSpec]:
         """The tools that the caller's policy does not rule out altogether."""

@@ -97,6 +97,14 @@ class Planner:
                 return plan
         return self._layered().call(tool, request, asked, named)
 
+    def operation(self, operator: Policy | None, request: ToolRequest, named: NamedSandbox) -> Plan:
+        """The plan for one of `tools.sessions.SESSIONS`; raises SandboxError as `call` does.
+        Its `call` names no tool: it holds what the policy says of one."""
+        from mas_sandbox.tools.sessions import SESSIONS
+
+        asked = (operator, named.policy, request.policy)
+        return self._layered().call(SESSIONS[request.tool], request, asked, named)
+
     def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
         """What a named sandbox is built with. Raises SandboxError as `call` does."""
         return self._layered().sandbox(operator, asked)
