@@ -37,12 +37,31 @@ _STEERING_NAMES = frozenset(
 _STEERING_PREFIXES = ("BASH_FUNC_", "DYLD_", "LD_", "PYTHON")
 
 
-def build(added: dict[str, str], workspace: str, temporary: str) -> dict[str, str]:
-    """Raises Refused, `invalid_request`, for a name or value that must not be set."""
+# Clients of HTTP alone read some of these, others take the lower-case ones only (curl
+# ignores HTTP_PROXY). The last is HTTP too: it takes CONNECT to any port, while socks5h://
+# ends Python's HTTP clients at their start where the package that speaks SOCKS is missing.
+_PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_NO_PROXY = "localhost,127.0.0.1,::1"
+
+
+def build(
+    added: dict[str, str], workspace: str, temporary: str, proxy_port: int = 0
+) -> dict[str, str]:
+    """`proxy_port`: of loopback, where the way out is; 0 where there is none.
+
+    Nothing that is added takes the place of the proxy variables: the host's own lead
+    nowhere in here. Raises Refused, `invalid_request`, for a name or value that must
+    not be set.
+    """
     for name, value in added.items():
         _check(name, value)
     base = {"PATH": PATH, "HOME": workspace, "TMPDIR": temporary, "LANG": "C.UTF-8"}
-    return base | added
+    return base | added | (_proxied(proxy_port) if proxy_port else {})
+
+
+def _proxied(port: int) -> dict[str, str]:
+    values = dict.fromkeys(_PROXY_NAMES, f"http://127.0.0.1:{port}") | {"NO_PROXY": _NO_PROXY}
+    return values | {name.lower(): value for name, value in values.items()}
 
 
 def _check(name: str, value: str) -> None:

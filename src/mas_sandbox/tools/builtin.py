@@ -10,6 +10,7 @@ from typing import Any
 
 from .manifest import Capability, ToolSpec
 
+_NETWORK = frozenset({Capability.NETWORK})
 _FILE = frozenset({Capability.FILE})
 _PROGRAM = frozenset({Capability.EXEC, Capability.FILE})
 
@@ -48,6 +49,11 @@ def _integer(description: str, low: int, high: int, **keywords: Any) -> dict[str
 def _path(description: str, **keywords: Any) -> dict[str, Any]:
     where = "Relative to /workspace, or absolute beneath a granted path."
     return _text(f"{description} {where}", minLength=1, maxLength=4095, **keywords)
+
+
+def _url(description: str) -> dict[str, Any]:
+    form = "It begins with http:// or https://, without user and password."
+    return _text(f"{description} {form}", minLength=1, maxLength=8192)
 
 
 _LINE_MAX = 2**53 - 1
@@ -211,5 +217,74 @@ BUILTIN: tuple[ToolSpec, ...] = (
         ["code"],
         [{"code": "print(sum(range(10)))"}],
         _PROGRAM,
+    ),
+    _tool(
+        "http_request",
+        "Send an HTTP request to a host that the policy allows. Returns status, reason, headers, "
+        "body (Base64 where encoding says base64, at most 256 KiB, then truncated is true) and "
+        "the url that answered after up to 5 redirects. Any status is a result.",
+        {
+            "method": _text(
+                "The method.",
+                enum=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+                default="GET",
+            ),
+            "url": _url("The URL."),
+            "headers": {
+                "type": "object",
+                "description": "Header names and values. Host and Content-Length are set for you.",
+                "additionalProperties": {"type": "string", "maxLength": 8192},
+                "maxProperties": 100,
+                "default": {},
+            },
+            "body": _text("The body, as text; name its kind in a Content-Type header."),
+            "timeout": {
+                "type": "number",
+                "description": "Seconds for everything together.",
+                "exclusiveMinimum": 0,
+                "maximum": 600,
+                "default": 30,
+            },
+        },
+        ["url"],
+        [
+            {"url": "https://api.example.org/items?limit=10"},
+            {
+                "method": "POST",
+                "url": "https://api.example.org/items",
+                "headers": {"Content-Type": "application/json"},
+                "body": '{"name": "hammer"}',
+            },
+        ],
+        _NETWORK,
+    ),
+    _tool(
+        "fetch",
+        "Read a web page or a text file of the web. Returns content (at most 256 KiB, then "
+        "truncated is true), title, content_type and the url that answered. Pages are turned "
+        "into Markdown or text; no scripts are run.",
+        {
+            "url": _url("The page."),
+            "format": _text(
+                "What to make of an HTML page.",
+                enum=["text", "markdown", "html"],
+                default="markdown",
+            ),
+        },
+        ["url"],
+        [{"url": "https://example.org/docs/"}, {"url": "https://example.org/", "format": "text"}],
+        _NETWORK,
+    ),
+    _tool(
+        "web_search",
+        "Search the web, if the operator has set up a search server. Returns a list of results, "
+        "each with title, url and snippet; read a page with fetch.",
+        {
+            "query": _text("What to look for.", minLength=1, maxLength=1000),
+            "max_results": _integer("How many results at most.", 1, 20, default=5),
+        },
+        ["query"],
+        [{"query": "python asyncio taskgroup"}],
+        _NETWORK,
     ),
 )

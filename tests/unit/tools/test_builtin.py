@@ -41,7 +41,10 @@ def test_a_description_is_short_and_says_what_is_returned(tool: ToolSpec) -> Non
 
 
 @each_tool
-def test_every_example_fits_the_schema_and_the_guest(tool: ToolSpec, tmp_path: Path) -> None:
+def test_every_example_fits_the_schema_and_the_guest(
+    tool: ToolSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HTTP_PROXY", raising=False)  # the one way out of the network's tools
     validator = jsonschema_rs.validator_for(dict(tool.input_schema))
     examples = tool.input_schema["examples"]
     assert examples
@@ -51,7 +54,7 @@ def test_every_example_fits_the_schema_and_the_guest(tool: ToolSpec, tmp_path: P
         loaded = load(tool.name)
         try:
             (loaded.program or loaded.run)(example, files)
-        except ToolFailure as failure:  # a file that is not here, but no word on arguments
+        except ToolFailure as failure:  # no such file, no way out, but no word on arguments
             assert failure.code == "tool_failed", failure.message
 
 
@@ -68,7 +71,10 @@ def test_the_guest_takes_no_argument_the_schema_lacks(tool: ToolSpec, tmp_path: 
 
 def test_capabilities_are_what_each_tool_can_do() -> None:
     file, program = {Capability.FILE}, {Capability.EXEC, Capability.FILE}
+    network = {Capability.NETWORK}
     capabilities = {tool.name: set(tool.capabilities) for tool in BUILTIN}
     assert capabilities.pop("calculator") == set()
     assert capabilities.pop("bash") == capabilities.pop("python") == program
+    for name in ("http_request", "fetch", "web_search"):
+        assert capabilities.pop(name) == network
     assert all(each == file for each in capabilities.values())
