@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from mas_sandbox.wire.credit import ReceiveCredit, SendCredit
+from mas_sandbox.wire.errors import SandboxError
 from mas_sandbox.wire.frames import (
     CHUNK,
     GUEST_STREAM,
@@ -209,6 +210,9 @@ class GuestStreams:
             await stream.linger()
         except OSError:
             stream.reset()  # either end went away or was too slow: no fault of ours
+        except SandboxError as error:
+            log.debug("a stream of a sandbox's was refused: %s", error.message)
+            stream.reset()
         except ProtocolError as error:
             self._lose(error)
         except asyncio.CancelledError:

@@ -5,10 +5,13 @@ The egress room is imported when a sandbox first opens a connection: most never 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 if TYPE_CHECKING:
     from mas_sandbox.audit.log import AuditLog
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from mas_sandbox.runtimes.streams import GuestStream
 
 SERVICE = "egress"
+RECORDS_AT_ONCE = 1000
+RECORDS_A_SECOND = 20
+"""How fast a sandbox may fill the audit log with what it tries; what goes beyond is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class WayOut:
         self._reach = reach
         self._calls: dict[str, Reach] = {}
         self._session: Session | None = None
+        self._records_left = float(RECORDS_AT_ONCE)
+        self._counted_at = time.monotonic()
 
     @contextmanager
     def during(self, call_id: str, reach: Reach) -> Iterator[None]:
@@ -75,7 +83,20 @@ class WayOut:
             self._session = Session(self._reach.network, self._reach.bandwidth_kb_s, self._record)
         return self._session
 
+    def _count_record(self) -> None:
+        now = time.monotonic()
+        earned = (now - self._counted_at) * RECORDS_A_SECOND
+        self._records_left = min(self._records_left + earned, RECORDS_AT_ONCE)
+        self._counted_at = now
+        if self._records_left < 1:
+            raise SandboxError(
+                ErrorCode.OVERLOADED,
+                f"over {RECORDS_AT_ONCE} connections, and more than {RECORDS_A_SECOND} a second",
+            )
+        self._records_left -= 1
+
     async def _record(self, decision: Decision) -> None:
+        self._count_record()
         await self._audit.connection(
             principal=self._principal,
             sandbox_id=self._sandbox_id,
