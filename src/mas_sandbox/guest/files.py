@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from mas_sandbox.wire.isolation import WORKSPACE
 
-from .place import Place, shown
+from . import changes
+from .beneath import DIRECTORY, link_target
+from .changes import regular
+from .place import Place, answered, shown
 from .tools import ToolFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from io import BufferedReader
 
     from .beneath import Opener
@@ -30,9 +33,7 @@ _MAX_PATH = 4095  # bytes: PATH_MAX less its NUL
 # O_NONBLOCK: opening a FIFO never waits for its other end.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _PLAIN = os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _PLAIN
 
 
 class Files:
@@ -68,19 +69,112 @@ class Files:
         with place:
             return place.open(os.O_RDONLY | os.O_DIRECTORY)
 
+    def absolute(self, path: str) -> str:
+        """The path as an answer names it, without empty and `.` components."""
+        return self._place(path).absolute
+
+    def status(self, path: str) -> tuple[os.stat_result, str | None]:
+        """lstat(2), and what a symbolic link holds."""
+        place = self._place(path)
+        with place:
+            if place.names_directory:
+                directory = place.open(DIRECTORY)
+                try:
+                    return os.fstat(directory), None
+                finally:
+                    os.close(directory)
+            parent, name = place.open_parent(follow=False)
+            try:
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                return status, link_target(parent, name)
+            finally:
+                os.close(parent)
+
+    def require_writable(self, path: str) -> None:
+        """Raises ToolFailure for a path that is, by its text, not granted for writing."""
+        self._writable_place(path)
+
     def replace(self, path: str, data: bytes, create_dirs: bool = False) -> None:
+        """`write`, of content that is there already."""
+        self.write(path, (data,), create_dirs)
+
+    def write(
+        self,
+        path: str,
+        pieces: Iterable[bytes],
+        create_dirs: bool = False,
+        mode: int | None = None,
+    ) -> os.stat_result:
         """Write a whole file at once: readers see the old content or the new.
 
-        An existing file keeps its mode. A symbolic link is written through as long as
-        that stays beneath the root.
+        An existing file keeps its mode, unless one is given. A symbolic link is written
+        through as long as that stays beneath the root.
         """
         place = self._writable_place(path)
         with place:
             parent, name = place.open_parent(create_dirs)
             try:
-                _replace(parent, name, data)
+                return changes.replace(parent, name, pieces, mode)
             finally:
                 os.close(parent)
+
+    def make_directory(self, path: str, parents: bool = False) -> bool:
+        """Whether it was made: one that is there already is fine with `parents`, which
+        makes those above it too."""
+        place = self._writable_place(path.rstrip("/") or path)
+        with place:
+            if place.is_directory():
+                if parents:
+                    return False
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            parent, name = place.open_parent(parents, follow=False)
+            try:
+                os.mkdir(name, dir_fd=parent)
+            finally:
+                os.close(parent)
+        return True
+
+    def move(self, source: str, destination: str, overwrite: bool = False) -> None:
+        """rename(2), of a symbolic link itself; never of or over a granted path, nor onto
+        another file system."""
+        leaving = self._writable_place(source.rstrip("/") or source)
+        arriving = self._writable_place(destination.rstrip("/") or destination)
+        for place in (leaving, arriving):
+            place.refuse_to_lose([grant for grant, _ in self._grants])
+        with leaving:
+            parent, name = leaving.open_parent(follow=False)
+        try:
+            with arriving:
+                above, to = arriving.open_parent(follow=False)
+            try:
+                self._move(leaving, (parent, name), arriving, (above, to), overwrite)
+            finally:
+                os.close(above)
+        finally:
+            os.close(parent)
+
+    def _move(
+        self,
+        leaving: Place,
+        source: tuple[int, str],
+        arriving: Place,
+        target: tuple[int, str],
+        overwrite: bool,
+    ) -> None:
+        try:
+            changes.move(*source, *target, overwrite)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                message = (
+                    f"{shown(arriving.path)} is on another file system than {shown(leaving.path)};"
+                    " copy it there, then remove it here"
+                )
+                raise ToolFailure(message) from error
+            if error.errno == errno.EINVAL:
+                message = f"{shown(arriving.path)} lies inside of {shown(leaving.path)}"
+                raise ToolFailure(message, "invalid_request") from error
+            missing = error.errno == errno.ENOENT
+            raise answered((leaving if missing else arriving).path, error) from error
 
     def append(self, path: str, data: bytes, create_dirs: bool = False) -> None:
         """Add to the end of a regular file, which is created where there is none."""
@@ -102,14 +196,16 @@ class Files:
         with place:
             parent, name = place.open_parent(follow=False)
             try:
-                _remove(parent, name, recursive)
+                changes.remove(parent, name, recursive)
             finally:
                 os.close(parent)
 
     def _writable_place(self, path: str) -> Place:
         place = self._place(path, writing=True)
         if place.read_only:
-            raise ToolFailure(f"path {shown(path)} is granted for reading only", "invalid_request")
+            raise ToolFailure(
+                f"path {shown(path)} is granted for reading only", "invalid_request", "permission"
+            )
         return place
 
     def _place(self, path: str, writing: bool = False) -> Place:
@@ -126,27 +222,13 @@ class Files:
             raise ToolFailure(
                 f"path {shown(path)} leads outside {granted}, which is all this call may touch",
                 "invalid_request",
+                "permission",
             )
         _, read_only, grant = max(matching)
         guarded = writing and any(
             mode != "rw" and other.startswith(f"{grant}/") for other, mode in self._grants
         )
         return Place(path, absolute, grant, read_only, guarded, self._workspace, self._opener)
-
-
-def regular(descriptor: int, or_directory: bool = False) -> int:
-    """The same descriptor when it is a regular file. Closes it and raises OSError
-    otherwise: EISDIR for a directory, ENXIO for a FIFO, a socket or a device."""
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode) or (or_directory and stat.S_ISDIR(mode)):
-        return descriptor
-    os.close(descriptor)
-    raise _not_regular(mode)
-
-
-def _not_regular(mode: int) -> OSError:
-    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO
-    return OSError(number, os.strerror(number))
 
 
 def _check_spelling(path: str) -> None:
@@ -162,88 +244,3 @@ def _check_spelling(path: str) -> None:
         raise ToolFailure(
             f"path {shown(path)} is {len(encoded)} bytes; {_MAX_PATH} at most", "invalid_request"
         )
-
-
-def _replace(parent: int, name: str, data: bytes) -> None:
-    mode = _mode(parent, name)
-    temporary = f".{os.urandom(8).hex()}.tmp"
-    descriptor = os.open(temporary, _NEW | _PLAIN, 0o666, dir_fd=parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except BaseException:
-        os.unlink(temporary, dir_fd=parent)
-        raise
-
-
-def _mode(parent: int, name: str) -> int | None:
-    """Permissions of the regular file `name`, None where there is nothing."""
-    try:
-        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode):
-        raise _not_regular(mode)
-    return mode & 0o777  # never setuid: the content is new
-
-
-def _remove(parent: int, name: str, recursive: bool) -> None:
-    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-    if not stat.S_ISDIR(mode):
-        os.unlink(name, dir_fd=parent)
-        return
-    if recursive:
-        _empty(parent, name)
-    os.rmdir(name, dir_fd=parent)
-
-
-def _empty(parent: int, name: str) -> None:
-    """Delete all that a directory holds, however deep, with two descriptors: the way back
-    up is `..`, and it must be the very directory the way down came from."""
-    current = os.open(name, _DIRECTORY, dir_fd=parent)
-    trail: list[tuple[str, tuple[int, int]]] = []
-    try:
-        while True:
-            child = _unlink_files(current)
-            if child is not None:
-                trail.append((child, _identity(current)))
-                current = _step(current, child)
-            elif trail:
-                child, above = trail.pop()
-                current = _step(current, "..")
-                if _identity(current) != above:
-                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-                os.rmdir(child, dir_fd=current)
-            else:
-                return
-    finally:
-        os.close(current)
-
-
-def _step(current: int, name: str) -> int:
-    following = os.open(name, _DIRECTORY, dir_fd=current)
-    os.close(current)
-    return following
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
-
-
-def _unlink_files(directory: int) -> str | None:
-    """Delete what is no directory. Returns the name of a directory in the way, None when
-    nothing is left; entries may be missed while others go, so a pass must see none."""
-    seen = True
-    while seen:
-        seen = False
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                seen = True
-                if entry.is_dir(follow_symlinks=False):
-                    return entry.name
-                os.unlink(entry.name, dir_fd=directory)
-    return None

@@ -7,6 +7,7 @@ beneath it, which has the same three pieces, costs less than one.
 from __future__ import annotations
 
 import _ctypes
+import errno
 import os
 import sys
 
@@ -40,20 +41,35 @@ class _Syscall(_ctypes.CFuncPtr):
     _restype_ = _Long
 
 
-class _Prctl(_ctypes.CFuncPtr):
+class _Function(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     _restype_ = _Int
 
 
 _PROGRAM = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): NULL is the program
 _syscall = _Syscall(_ctypes.dlsym(_PROGRAM, "syscall"))
-_prctl = _Prctl(_ctypes.dlsym(_PROGRAM, "prctl")) if LINUX else None
+_prctl = _Function(_ctypes.dlsym(_PROGRAM, "prctl")) if LINUX else None
 
 
 def syscall(number: int, *arguments: int | bytes) -> int:
     """The result of a system call whose pointers are only read. Raises OSError."""
     wide = [word if isinstance(word, bytes) else _Long(word) for word in arguments]
     result: int = _syscall(_Long(number), *wide)
+    if result < 0:
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def call(name: str, *arguments: int | bytes) -> int:
+    """The result of a function of the C library that returns an int and only reads what
+    it is pointed to. Raises OSError, ENOSYS where there is no such function."""
+    try:
+        function = _Function(_ctypes.dlsym(_PROGRAM, name))
+    except OSError as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    wide = [word if isinstance(word, bytes) else _Long(word) for word in arguments]
+    result: int = function(*wide)
     if result < 0:
         number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from .beneath import Opener
 
 _MAX_LINKS = 40
+_REASONS = {
+    errno.EACCES: "permission",
+    errno.EDQUOT: "no_space",
+    errno.EEXIST: "exists",
+    errno.EFBIG: "too_large",
+    errno.EISDIR: "is_a_directory",
+    errno.ENOENT: "not_found",
+    errno.ENOSPC: "no_space",
+    errno.ENOTDIR: "not_a_directory",
+    errno.ENOTEMPTY: "not_empty",
+    errno.EPERM: "permission",
+    errno.EROFS: "permission",
+}
 
 
 class Place:
@@ -38,9 +51,9 @@ class Place:
         workspace: str,
         opener: Opener | None,
     ) -> None:
+        self.absolute = absolute
         self.read_only = read_only
-        self._path = path
-        self._absolute = absolute
+        self.path = path
         self._relative = absolute[len(grant) :].lstrip("/") or "."
         if path.endswith(("/", "/.")):
             self._relative += "/"  # only a directory fits
@@ -57,7 +70,8 @@ class Place:
         except OSError as error:
             raise ToolFailure(
                 f"the granted path {self._grant or '/'} is no directory that can be opened: "
-                f"{os.strerror(error.errno or 0)}"
+                f"{os.strerror(error.errno or 0)}",
+                reason=_REASONS.get(error.errno or 0, ""),
             ) from error
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -67,6 +81,18 @@ class Place:
 
     def open(self, flags: int) -> int:
         return self._open_relative(self._relative, flags)
+
+    @property
+    def names_directory(self) -> bool:
+        """Whether its text can name nothing but a directory."""
+        return self._relative.rpartition("/")[2] in ("", ".", "..")
+
+    def is_directory(self) -> bool:
+        try:
+            os.close(self.open(DIRECTORY))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def open_parent(self, create: bool = False, follow: bool = True) -> tuple[int, str]:
         """The directory that holds the last component, and that component, which is not a
@@ -95,10 +121,10 @@ class Place:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
     def refuse_to_lose(self, grants: list[str]) -> None:
-        """Raises ToolFailure where deleting this path would delete a granted one."""
+        """Raises ToolFailure where a granted path is this one, or lies beneath it."""
         for grant in grants:
-            if f"{grant}/".startswith(f"{self._absolute}/"):
-                raise self._invalid(f"cannot be deleted: {grant or '/'} is a granted path")
+            if f"{grant}/".startswith(f"{self.absolute}/"):
+                raise self._invalid(f"cannot be taken away: {grant or '/'} is a granted path")
 
     def _open_root(self) -> int:
         """Links on the way to a grant are refused: who made them is not known."""
@@ -149,23 +175,31 @@ class Place:
     def _worded(self, error: OSError) -> ToolFailure:
         match error.errno:
             case errno.EXDEV:
-                return self._invalid(f"leads outside {self._grant or '/'}")
+                return self._invalid(f"leads outside {self._grant or '/'}", "permission")
             case errno.ELOOP if self._guarded:
                 return self._invalid("goes through a symbolic link; name its target instead")
             case errno.ELOOP:
                 return self._invalid("goes through too many symbolic links")
             case errno.ENAMETOOLONG:
                 return self._invalid("is too long")
-            case errno.ENXIO:
-                reason = "a FIFO, a socket or a device, not a regular file"
-            case errno.ENOTEMPTY:
-                reason = "the directory is not empty; set recursive to delete all it holds"
-            case number:
-                reason = os.strerror(number or 0)
-        return ToolFailure(f"{shown(self._path)}: {reason}")
+            case _:
+                return answered(self.path, error)
 
-    def _invalid(self, what: str) -> ToolFailure:
-        return ToolFailure(f"path {shown(self._path)} {what}", "invalid_request")
+    def _invalid(self, what: str, reason: str = "") -> ToolFailure:
+        return ToolFailure(f"path {shown(self.path)} {what}", "invalid_request", reason)
+
+
+def answered(path: str, error: OSError) -> ToolFailure:
+    """What the file system answered for `path`, worded."""
+    number = error.errno or 0
+    match number:
+        case errno.ENXIO:
+            message = "a FIFO, a socket or a device, not a regular file"
+        case errno.ENOTEMPTY:
+            message = "the directory is not empty; set recursive to delete all it holds"
+        case _:
+            message = os.strerror(number)
+    return ToolFailure(f"{shown(path)}: {message}", reason=_REASONS.get(number, ""))
 
 
 def shown(path: str) -> str:

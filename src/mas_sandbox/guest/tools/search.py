@@ -6,7 +6,7 @@ import os
 import re
 import stat
 
-from mas_sandbox.guest.files import regular
+from mas_sandbox.guest.changes import regular
 
 from . import ToolFailure
 from .arguments import flag, integer, only, text

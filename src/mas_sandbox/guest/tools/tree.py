@@ -26,9 +26,9 @@ class Budget:
 
     __slots__ = ("_deadline", "_left", "exhausted")
 
-    def __init__(self) -> None:
-        self._left = MAX_SEEN
-        self._deadline = time.monotonic() + MAX_SECONDS
+    def __init__(self, seen: int | None = None, seconds: float | None = None) -> None:
+        self._left = MAX_SEEN if seen is None else seen
+        self._deadline = time.monotonic() + (MAX_SECONDS if seconds is None else seconds)
         self.exhausted = False
 
     def entries(self, directory: int) -> list[os.DirEntry[str]]:
