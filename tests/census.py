@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mas_sandbox.runtimes.base import Sandbox
 from mas_sandbox.runtimes.cgroup import find_hierarchies
+from mas_sandbox.runtimes.gvisor.runtime import GvisorSandbox
 from mas_sandbox.runtimes.jail.runtime import JailSandbox
 from mas_sandbox.runtimes.local import LocalSandbox
 from mas_sandbox.runtimes.microvm.runtime import MicrovmSandbox
@@ -32,7 +33,8 @@ def take() -> Census:
             f"{process} {command}"
             for process, command in commands().items()
             if any(
-                name in command for name in ("bwrap", "toolrunner", "mas-sandbox", "qemu-system")
+                name in command
+                for name in ("bwrap", "runsc", "toolrunner", "mas-sandbox", "qemu-system")
             )
         ),
         mounts=frozenset(
@@ -83,6 +85,8 @@ def toolrunners(sandbox: Sandbox) -> list[int]:
     match sandbox:
         case JailSandbox():
             return children(sandbox.init)
+        case GvisorSandbox():
+            return [sandbox.init]  # outside, gVisor's processes cannot be told apart
         case LocalSandbox():
             return [sandbox.process.pid]
         case MicrovmSandbox():

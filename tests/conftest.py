@@ -13,7 +13,7 @@ from doubles.firecracker_install import install_firecracker
 from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mas_sandbox.runtimes.select import build_runtime
 
-RUNTIMES = ("local", "jail", "microvm", "firecracker")
+RUNTIMES = ("local", "jail", "gvisor", "microvm", "firecracker")
 """`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +49,19 @@ class RunningDaemon:
 
 
 @contextmanager
-def daemon(state: Path, *flags: str, runtime: str = "jail") -> Iterator[RunningDaemon]:
-    """A daemon with its state in `state`; killed at the end if it still runs."""
+def daemon(
+    state: Path, *flags: str, runtime: str = "jail", launcher: Sequence[str] = ()
+) -> Iterator[RunningDaemon]:
+    """A daemon with its state in `state`; killed at the end if it still runs.
+
+    `launcher`: what its command line is given to, and becomes it."""
     state.mkdir(parents=True, exist_ok=True)
     log = state / "stderr.log"
     arguments = ["-listen", "127.0.0.1:0", "-auth-token", TOKEN, "-runtime", runtime]
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mas_sandbox.server.main"),
+                *(*launcher, sys.executable, "-m", "mas_sandbox.server.main"),
                 *(*arguments, "-state-dir", str(state), *flags),
             ],
             stdin=subprocess.DEVNULL,

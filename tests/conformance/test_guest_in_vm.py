@@ -53,7 +53,7 @@ def outcome(call: Stream) -> tuple[int, str]:
 
 def test_hello_names_the_controls_that_hold_here(link: Link) -> None:
     assert link.hello is not None
-    assert sorted(link.hello.controls) == ["disk", "memory", "paths", "pids"]
+    assert sorted(link.hello.controls) == ["disk", "disk_files", "memory", "paths", "pids"]
 
 
 def test_clock_and_names_are_those_of_the_welcome(link: Link) -> None:

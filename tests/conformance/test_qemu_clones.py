@@ -248,8 +248,9 @@ async def test_drives_of_a_booted_machine_are_there_in_order(
         Drive("work", tmp_path / "work", read_only=False),
     )
     limit = DiskLimit(bytes_per_s=64 << 20, operations_per_s=2000)
-    machine = replace(spec, drives=drives, disk_limit=limit)
-    async with greeted(await driver.boot(machine, new_place(base)), "drives") as channel:
+    machine = replace(spec, drives=drives)
+    place = replace(new_place(base), disk_limit=limit)
+    async with greeted(await driver.boot(machine, place), "drives") as channel:
         seen = await shown(channel, "cd /sys/block; cat vda/ro vdb/serial vdb/ro vdc/serial vdc/ro")
     assert seen.replace("\n", "") == "1data1work0"
 

@@ -28,7 +28,7 @@ class BootedMachine:
         self.process = subprocess.Popen(
             [
                 *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"),
-                *("-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256M"),
+                *("-machine", "q35", "-accel", "tcg", "-cpu", "max,-cx16", "-m", "256M"),
                 *("-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initrd)),
                 "-append",
                 "console=ttyS0 quiet panic=-1 reboot=t mas.channel=serial mas.overlay_mb=64",

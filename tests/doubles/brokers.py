@@ -17,6 +17,8 @@ from mas_sandbox.server.admission import Admission
 from mas_sandbox.server.broker import Broker
 from mas_sandbox.server.catalog import Catalog
 from mas_sandbox.server.plan import Planner
+from mas_sandbox.server.registry.quota import Quota
+from mas_sandbox.server.registry.store import Store
 from mas_sandbox.server.walls import Wall, Walls
 from mas_sandbox.tools.builtin import BUILTIN
 
@@ -44,6 +46,7 @@ async def bench(
     max_running: int = 4,
     max_queue: int = 16,
     max_sandboxes: int = 32,
+    quota: Quota | None = None,
     environment: Mapping[str, str] | None = None,
     storage: Storage | None = None,
     record_args: bool = False,
@@ -51,12 +54,14 @@ async def bench(
     """A broker that is closed at the end."""
     runtime = runtime or MemoryRuntime()
     walls = Walls([Wall.standing(Pool(runtime, 0), await runtime.probe())])
+    audit = AuditLog.open(directory, record_args=record_args, storage=storage)
     broker = Broker(
         walls=walls,
         planner=Planner(walls, Catalog(BUILTIN), environment or {}),
         admission=Admission(max_running, max_queue),
-        audit=AuditLog.open(directory, record_args=record_args, storage=storage),
-        max_sandboxes=max_sandboxes,
+        audit=audit,
+        store=Store(directory, audit.instance, audit.is_alive),
+        quota=quota or Quota(max_sandboxes),
     )
     try:
         yield Bench(broker, runtime, directory)

@@ -105,7 +105,7 @@ class Guest:
         inherited = (channel_end.fileno(), monitor_end.fileno(), *descriptors)
         size = machine["mem_size_mib"]
         command = [
-            *(QEMU, "-machine", "microvm,memory-backend=ram", "-accel", "tcg", "-cpu", "max"),
+            *(QEMU, "-machine", "microvm,memory-backend=ram", "-accel", "tcg", "-cpu", "max,-cx16"),
             *("-smp", str(machine["vcpu_count"]), "-m", f"{size}M"),
             "-object",
             f"memory-backend-file,id=ram,size={size}M,mem-path={ram},share={share}",

@@ -14,7 +14,7 @@ from typing import Any
 from mas_sandbox.runtimes.base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec
 from mas_sandbox.runtimes.outcome import CallOutcome
 from mas_sandbox.wire.controls import Control
-from mas_sandbox.wire.errors import SandboxError
+from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 from mas_sandbox.wire.messages import Call
 
@@ -64,7 +64,8 @@ class MemorySandbox(Sandbox):
         self.channel = _Line()  # type: ignore[assignment] # a double of what is looked at
         self.enforced = runtime.sandbox_controls
         self.calls: list[Call] = []
-        self.stopped = False
+        self.stopped = self.paused = False
+        self._running = 0
         self._runtime = runtime
 
     def oom_kills(self) -> int:
@@ -74,18 +75,32 @@ class MemorySandbox(Sandbox):
         if self.channel.lost is not None:
             raise self.channel.lost
         self.calls.append(call)
+        self._running += 1
         try:
             return await self._runtime.tool(call)
         except SandboxError as error:
             self.channel.lost = error
             raise
+        finally:
+            self._running -= 1
+
+    async def pause(self) -> None:
+        if self._running:
+            raise SandboxError(ErrorCode.INVALID_REQUEST, "calls run in the sandbox")
+        if self._runtime.fail_pause is not None:
+            raise self._runtime.fail_pause
+        self.paused = True
+
+    async def resume(self) -> None:
+        self.paused = False
 
     async def stop(self) -> None:
         self.stopped = True
 
 
 class MemoryRuntime(Runtime):
-    """Enforces `controls`, by its own word. `fail_start`: what the next starts raise."""
+    """Enforces `controls`, by its own word. `fail_start`, `fail_pause`: what the next starts
+    and pauses raise."""
 
     name = "memory"
 
@@ -101,6 +116,7 @@ class MemoryRuntime(Runtime):
         self.controls = controls
         self.sandbox_controls = controls
         self.fail_start: Exception | None = None
+        self.fail_pause: Exception | None = None
         self.sandboxes: list[MemorySandbox] = []
         self.closed = False
 
@@ -117,6 +133,9 @@ class MemoryRuntime(Runtime):
         sandbox = MemorySandbox(self, f"memory-{len(self.sandboxes)}", spec)
         self.sandboxes.append(sandbox)
         return sandbox
+
+    def has_image(self, name: str) -> bool:
+        return name == "of-memory"
 
     async def close(self) -> None:
         self.closed = True

@@ -137,10 +137,10 @@ async def see_two_clones(runtime: MicrovmRuntime) -> Facts:
 
 async def pause_one(runtime: MicrovmRuntime) -> Facts:
     async with await runtime.start(SPEC) as sandbox:
-        await sandbox.pause()
+        await sandbox.vm.pause()
         call = asyncio.create_task(_ask(sandbox, "calculator", expression="1 + 1"))
         done, _ = await asyncio.wait({call}, timeout=3)
-        await sandbox.resume()
+        await sandbox.vm.resume()
         return {"answered while paused": bool(done), "then": (await call).value}
 
 

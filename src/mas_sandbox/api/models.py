@@ -45,10 +45,12 @@ class ExecuteRequest(_Body):
 
 
 class ErrorBody(_Body):
-    """A code from the table of error codes, and what to do about it."""
+    """A code from the table of error codes, and what to do about it. `reason`: why work on
+    files failed, where it did for one that a program can act on."""
 
     code: ErrorCode
     message: str
+    reason: str = ""
 
 
 class Usage(_Body):

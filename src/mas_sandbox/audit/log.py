@@ -21,12 +21,13 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .journal import DamagedLog, Journal
 from .key import args_hmac, load_key
-from .presence import Presence, the_dead
+from .presence import Presence, is_alive, the_dead
 from .records import timestamp
 from .storage import Storage
 
 LOG_NAME = "audit.jsonl"
 KEY_NAME = "audit.key"
+PRESENCE = "daemons"
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class AuditLog:
 
     @classmethod
     def _opened(cls, directory: Path, record_args: bool, storage: Storage) -> Self:
-        daemons = directory / "daemons"
+        daemons = directory / PRESENCE
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         daemons.mkdir(mode=0o700, exist_ok=True)
         instance = secrets.token_hex(8)
@@ -202,6 +203,29 @@ class AuditLog:
             "decision": dict(decision),
         }
         await self._record(fields)
+
+    async def sandbox(
+        self, *, action: str, sandbox_id: str, principal: str, runtime: str, reason: str = ""
+    ) -> None:
+        """Record what becomes of a named sandbox; returns when the record is on disk.
+
+        `action`: `create`, written before it is started, `extend`, `pause`, `resume` or `end`,
+        the last also of one that did not start; `reason`: why it ended or was paused. Raises
+        SandboxError as `intent` does.
+        """
+        fields = {
+            "kind": "sandbox",
+            "action": action,
+            "sandbox_id": sandbox_id,
+            "principal": principal,
+            "runtime": runtime,
+            "reason": reason,
+        }
+        await self._record(fields)
+
+    def is_alive(self, instance: str) -> bool:
+        """Whether the daemon that records here under this name still runs. Blocks."""
+        return is_alive(self.path.parent / PRESENCE, instance)
 
     async def close(self) -> None:
         """Write what is pending and a `stop` record, and leave. Safe to call twice."""

@@ -56,6 +56,22 @@ class Presence:
         self._offset = offset
 
 
+def is_alive(directory: Path, instance: str) -> bool:
+    """Whether the daemon of this name still runs: its lock cannot be taken, not even shared."""
+    try:
+        path = directory / f"{instance}.json"
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def the_dead(directory: Path) -> Iterator[tuple[Path, str, int]]:
     """File, instance and offset of each daemon that ended without leaving."""
     for path in sorted(directory.glob("*.json")):

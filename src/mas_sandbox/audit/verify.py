@@ -121,7 +121,7 @@ class _Chain:
                 if (daemon, call_id) not in self.open_calls:
                     self.problem(self._line, f"an outcome of no open call: {call_id!r}")
                 self.open_calls.discard((daemon, call_id))
-            case {"kind": "start" | "stop" | "recovered"}:
+            case {"kind": "start" | "stop" | "recovered" | "connection" | "sandbox"}:
                 pass
             case _:
                 self.problem(self._line, "a record of no known kind")

@@ -138,6 +138,11 @@ def described(record: dict[str, Any]) -> Text:
                 (action.ljust(7), "green" if action == "allow" else "bold red"),
                 (f"by {decided.get('rule')} for {record.get('principal')}", ""),
             ]
+        case "sandbox":
+            words += [
+                (f"{record.get('action')} {record.get('sandbox_id')}", "cyan"),
+                (f"{record.get('reason')} for {record.get('principal')}".strip(), ""),
+            ]
         case "damaged":
             words.append((str(record.get("text")), "red"))
     return Text(" ").join(Text(visible(word), style) for word, style in words)

@@ -1,6 +1,7 @@
 """mas-toolrunner: runs tool calls that arrive over a channel, inside whatever wall it is in.
 
 usage: mas-toolrunner CHANNEL -workspace DIR [-tmp DIR] [-landlock] [-own-kernel]
+                             [-proxy PORT]
 
 CHANNEL is one of
   -fd N           an inherited stream socket
@@ -13,6 +14,8 @@ CHANNEL is one of
   -landlock       restrict each call to its paths with Landlock, where the kernel has it
   -own-kernel     this machine is the sandbox's own: set its clock, names and limits, and
                   run calls as uid 1000; implies -landlock
+  -proxy PORT     listen on this port of 127.0.0.1 (0: any), pass what connects on to the
+                  host's service `egress`, and name the port in every call's proxy variables
 
 Flags take one dash or two. The daemon starts this program; by hand it is of no use:
 
@@ -34,10 +37,13 @@ from .signals import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+
     from .listener import Listener
     from .machine import Machine
 
 _EX_USAGE, _EX_PROTOCOL, _EX_OSERR = 64, 70, 71
+_BACKLOG = 128
 _CHANNELS = ("fd", "serial", "port", "listen-fd")
 
 
@@ -99,7 +105,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
             raise _UsageError(f"unexpected argument {argument!r}")
         if name in ("help", "h", "landlock", "own-kernel") and not equals:
             flags["help" if name == "h" else name] = ""
-        elif name in (*_CHANNELS, "workspace", "tmp") and (equals or pending):
+        elif name in (*_CHANNELS, "workspace", "tmp", "proxy") and (equals or pending):
             flags[name] = value if equals else pending.pop()
         else:
             raise _UsageError(f"unknown or incomplete flag {argument!r}")
@@ -138,6 +144,7 @@ def _settings(flags: dict[str, str]) -> Settings:
         temporary=temporary,
         landlock=landlock.abi() if own_kernel or "landlock" in flags else 0,
         machine=_machine(workspace, temporary) if own_kernel else None,
+        proxy=_listen(flags["proxy"], own_kernel) if "proxy" in flags else None,
     )
 
 
@@ -148,6 +155,21 @@ def _machine(workspace: str, temporary: str) -> Machine:
         return Machine(workspace, temporary)
     except OSError as error:
         raise _UsageError(f"-own-kernel: this is no machine of its own: {error}") from error
+
+
+def _listen(port: str, own_kernel: bool) -> _socket.socket:
+    import _socket
+
+    if own_kernel:
+        from . import relays  # noqa: F401  # the template pays for it, and no clone
+    listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    try:
+        listening.bind(("127.0.0.1", int(port)))
+        listening.listen(_BACKLOG)
+    except (ValueError, OverflowError, OSError) as error:
+        raise _UsageError(f"-proxy {port}: {error}") from error
+    listening.setblocking(False)
+    return listening
 
 
 def _protect() -> None:

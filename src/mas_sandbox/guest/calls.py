@@ -8,20 +8,23 @@ import time
 from mas_sandbox.wire.credit import SendCredit
 from mas_sandbox.wire.errors import ErrorCode
 from mas_sandbox.wire.frames import CHUNK, Kind
-from mas_sandbox.wire.messages import GUEST_CODES, Result
+from mas_sandbox.wire.messages import FILE_REASONS, GUEST_CODES, Result
 
 from . import processes
-from .child import REPORT_BYTES, become_call
-from .refusal import Refused
+from .child import REPORT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .child import Plan
+    from .input import Input
+    from .launcher import Launcher
     from .processes import Ended
 
 _SETTLE_SECONDS = 2.0
 """How long a dead call's remaining processes may hold up its result."""
-_OUT_OF_MEMORY = (
+_LOOK_SECONDS = 0.05
+"""How often the processor time of a call with a limit is looked at."""
+OUT_OF_MEMORY = (
     "ended at the memory limit; files under /workspace, /tmp and /dev/shm count too. "
     "Raise mem_mb or use less"
 )
@@ -35,8 +38,8 @@ class RunningCall:
     hold is left to be sent.
     """
 
-    def __init__(self, stream: int, plan: Plan) -> None:
-        """Fork. Raises Refused when there is no process or descriptor to be had."""
+    def __init__(self, stream: int, plan: Plan, launcher: Launcher) -> None:
+        """Start its process. Raises Refused when there is no process or descriptor to be had."""
         call = plan.call
         self.stream = stream
         self.credit = SendCredit()
@@ -47,13 +50,21 @@ class RunningCall:
         self._returns_value = plan.tool is None or plan.tool.program is None
         self._has_value = False
         self._ended: Ended | None = None
-        self._code = self._message = ""
+        self._code = self._message = self._reason = ""
         self._machine = plan.machine
         self._oom_kills = self._count_oom_kills()
-        self.pid, self.pipes, self._report = _fork(plan)
-        self.deadline = (
+        started = launcher.start(plan)
+        self.pid = started.pid
+        self.input: Input | None = None
+        self.input_end = started.input_end
+        stdout, stderr, value, self._report = started.reading
+        self.pipes = {stdout: Kind.STDOUT, stderr: Kind.STDERR, value: Kind.VALUE}
+        self._used_before_us = started.cpu_us
+        self._cpu_ms = call.cpu_ms
+        self._time_out = (
             time.monotonic() + call.timeout_ms / 1000 if call.timeout_ms else float("inf")
         )
+        self.deadline = self._next_look() if call.cpu_ms else self._time_out
 
     def kill(self, code: ErrorCode, message: str) -> None:
         """End the call's processes. The first reason is the one that is told."""
@@ -68,12 +79,23 @@ class RunningCall:
         self._drop_output()
 
     def expire(self) -> None:
+        """Its deadline has come: the end of its time, or a look at what it has used."""
+        from . import processor_time  # most calls have no limit of it
+
+        message = ""
+        if self._time_out <= time.monotonic():
+            message = f"ended after {self._timeout_ms} ms; raise timeout_ms"
+        elif processor_time.tree_ms(self.pid) - self._used_before_us // 1000 > self._cpu_ms:
+            message = f"ended after {self._cpu_ms} ms of processor time; raise cpu_ms"
+        if self._ended is None and not message:
+            self.deadline = self._next_look()
+            return
         self.deadline = float("inf")
         if self._ended is None:
-            self.kill(
-                ErrorCode.TIMEOUT,
-                f"ended after {self._timeout_ms} ms; raise timeout_ms or do less in one call",
-            )
+            self.kill(ErrorCode.TIMEOUT, f"{message} or do less in one call")
+
+    def _next_look(self) -> float:
+        return min(self._time_out, time.monotonic() + _LOOK_SECONDS)
 
     def reap(self) -> bool:
         """Whether the main process has ended, now or before."""
@@ -125,9 +147,9 @@ class RunningCall:
         if ended is None:
             raise AssertionError("the call has not ended")
         if not self._code and ended.exit_code and self._count_oom_kills() > self._oom_kills:
-            self._code, self._message = ErrorCode.OUT_OF_MEMORY, _OUT_OF_MEMORY
+            self._code, self._message = ErrorCode.OUT_OF_MEMORY, OUT_OF_MEMORY
         if not self._code:
-            self._code, self._message = self._reported()
+            self._code, self._message, self._reason = read_report(self._report)
         os.close(self._report)
         if not self._code and self._returns_value and not (self._has_value and not ended.exit_code):
             self._code = ErrorCode.TOOL_FAILED
@@ -136,7 +158,10 @@ class RunningCall:
                 if ended.killed_by
                 else f"the tool exited with {ended.exit_code} before it returned a value"
             )
-        return Result(ended.exit_code, self._code, self._message, ended.cpu_us, ended.max_rss_kb)
+        cpu_us = max(0, ended.cpu_us - self._used_before_us)
+        return Result(
+            ended.exit_code, self._code, self._message, cpu_us, ended.max_rss_kb, self._reason
+        )
 
     def _count_oom_kills(self) -> int:
         return 0 if self._machine is None else self._machine.oom_kills()
@@ -152,44 +177,21 @@ class RunningCall:
         for descriptor in list(self.pipes):
             self.close(descriptor)
 
-    def _reported(self) -> tuple[str, str]:
-        """What the child said of its failure. It may be a lie, so it is only text here."""
-        try:
-            line = os.read(self._report, REPORT_BYTES)
-        except BlockingIOError:
-            return "", ""
-        if not line:
-            return "", ""
-        code, _, message = line.decode("utf-8", "replace").partition("\n")
-        if code not in GUEST_CODES:
-            return ErrorCode.TOOL_FAILED, "the tool's process reported its failure in no known form"
-        return code, message
 
-
-def _fork(plan: Plan) -> tuple[int, dict[int, Kind], int]:
-    """The child's id, the pipes to read, and the one that its report comes through."""
-    reading: list[int] = []
-    writing: list[int] = []
-    toolrunner = os.getpid()
+def read_report(descriptor: int) -> tuple[str, str, str]:
+    """Code, message and reason that a child told of its failure, empty where it told none."""
     try:
-        for _ in range(4):
-            ours, theirs = os.pipe()
-            reading.append(ours)
-            writing.append(theirs)
-            os.set_blocking(ours, False)
-        plan.stdout, plan.stderr, plan.value, plan.report = writing
-        pid = os.fork()
-    except OSError as error:
-        _close_all(reading + writing)
-        message = f"no process could be started for the call: {error.strerror}; end others first"
-        raise Refused(ErrorCode.TOOL_FAILED, message) from error
-    if pid == 0:
-        become_call(plan, toolrunner)
-    _close_all(writing)
-    stdout, stderr, value, report = reading
-    return pid, {stdout: Kind.STDOUT, stderr: Kind.STDERR, value: Kind.VALUE}, report
+        line = os.read(descriptor, REPORT_BYTES)
+    except BlockingIOError:
+        return "", "", ""
+    return reported(line) if line else ("", "", "")
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+def reported(line: bytes) -> tuple[str, str, str]:
+    """What a child said of its failure. It may be a lie, so it is only text here."""
+    head, _, message = line.decode("utf-8", "replace").partition("\n")
+    code, _, reason = head.partition(" ")
+    if code not in GUEST_CODES or reason not in FILE_REASONS:
+        told = "the tool's process reported its failure in no known form"
+        return ErrorCode.TOOL_FAILED, told, ""
+    return code, message, reason

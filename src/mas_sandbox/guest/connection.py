@@ -11,8 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mas_sandbox.wire.frames import Kind
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 _FULL_BYTES = 256 * 1024
+_PORT_BYTES = 4096
+"""The most that one read of a virtio-serial port returns: a buffer of its driver's."""
 
 
 class Connection:
@@ -91,6 +93,8 @@ class SerialConnection(Connection):
 
     def read(self) -> bytes | None:
         data = super().read()
+        if data is not None and len(data) == _PORT_BYTES:
+            data = self._read_on(data)
         if data == b"":
             # Silence the bell first: a host that comes after the look rings it again.
             self._bell.poll(0)
@@ -98,6 +102,16 @@ class SerialConnection(Connection):
             return None
         self._away = False
         return data
+
+    def _read_on(self, data: bytes) -> bytes:
+        """What else has arrived, without a turn of the loop for each of the driver's buffers."""
+        pieces, size = [data], len(data)
+        while size < _READ_BYTES and (piece := super().read()):
+            pieces.append(piece)
+            size += len(piece)
+            if len(piece) < _PORT_BYTES:
+                break
+        return b"".join(pieces)
 
     def close(self) -> None:
         self._bell.close()

@@ -41,13 +41,20 @@ _STEERING_PREFIXES = ("BASH_FUNC_", "DYLD_", "LD_", "PYTHON")
 # ignores HTTP_PROXY). The last is HTTP too: it takes CONNECT to any port, while socks5h://
 # ends Python's HTTP clients at their start where the package that speaks SOCKS is missing.
 _PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_TERM = "xterm-256color"
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
 
 def build(
-    added: dict[str, str], workspace: str, temporary: str, proxy_port: int = 0
+    added: dict[str, str],
+    workspace: str,
+    temporary: str,
+    proxy_port: int = 0,
+    *,
+    terminal: bool = False,
 ) -> dict[str, str]:
-    """`proxy_port`: of loopback, where the way out is; 0 where there is none.
+    """`proxy_port`: of loopback, where the way out is; 0 where there is none; `terminal`:
+    whether there is one, whose kind nobody may know but who shows it: TERM can be given.
 
     Nothing that is added takes the place of the proxy variables: the host's own lead
     nowhere in here. Raises Refused, `invalid_request`, for a name or value that must
@@ -56,6 +63,8 @@ def build(
     for name, value in added.items():
         _check(name, value)
     base = {"PATH": PATH, "HOME": workspace, "TMPDIR": temporary, "LANG": "C.UTF-8"}
+    if terminal:
+        base["TERM"] = _TERM
     return base | added | (_proxied(proxy_port) if proxy_port else {})
 
 

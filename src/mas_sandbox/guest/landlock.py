@@ -17,10 +17,15 @@ import stat
 import struct
 
 from mas_sandbox.wire.errors import ErrorCode
+from mas_sandbox.wire.isolation import WORKSPACE
 
 from . import libc
 from .directories import O_PATH, inside, open_beneath
 from .refusal import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
@@ -58,10 +63,32 @@ def abi() -> int:
         return 0
 
 
-def restrict(grants: list[tuple[str, str]], workspace: str, version: int) -> None:
-    """Restrict this process and its children to `grants`. Needs no_new_privs.
+def begin(version: int, workspace: str) -> int:
+    """A ruleset, as a descriptor, that allows what is elsewhere and holds no workspace.
 
-    `grants`: as in `Call.paths`; one whose path does not exist grants nothing.
+    Raises OSError where the kernel refuses.
+    """
+    handled = _handled(version)
+    attributes = struct.pack("=QQQ", handled, 0, _SCOPES if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = libc.syscall(_CREATE_RULESET, attributes[:size], size, 0)
+    for path, rights in _ELSEWHERE:
+        if not _contains(path, workspace):
+            _allow_path(ruleset, path, rights & handled)
+    return ruleset
+
+
+def allow(
+    ruleset: int,
+    grants: list[tuple[str, str]],
+    workspace: str,
+    version: int,
+    mounts: Iterable[str] = (),
+) -> None:
+    """Add `grants` to what `begin` made, and what lies beside the workspace and `mounts`.
+
+    `grants`: as in `Call.paths`; one whose path does not exist grants nothing; `mounts`:
+    where host directories are, none of which may be touched without a grant.
     Raises OSError where the kernel refuses, Refused for a grant through a symbolic link
     and for a read-only one where truncate(2) would pass it by (before ABI 3, Linux 6.2).
     """
@@ -72,22 +99,21 @@ def restrict(grants: list[tuple[str, str]], workspace: str, version: int) -> Non
             " grant them rw or not at all",
         )
     handled = _handled(version)
-    attributes = struct.pack("=QQQ", handled, 0, _SCOPES if version >= 6 else 0)
-    size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = libc.syscall(_CREATE_RULESET, attributes[:size], size, 0)
-    try:
-        whole = _granted_whole(grants)
-        for path, rights in _ELSEWHERE:
-            if rights & ~whole and _contains(path, workspace):
-                for neighbour in _neighbours(path, workspace):
-                    _allow_path(ruleset, neighbour, rights & handled)
-            else:
-                _allow_path(ruleset, path, rights & handled)
-        for path, mode in grants:
-            _allow_grant(ruleset, path, _rights(mode) & handled, workspace)
-        libc.syscall(_RESTRICT_SELF, ruleset, 0)
-    finally:
-        os.close(ruleset)
+    for path, rights in _ELSEWHERE:
+        if not _contains(path, workspace):
+            continue
+        walled = [] if _granted_whole(WORKSPACE, grants) & rights == rights else [workspace]
+        walled += [mount for mount in mounts if rights & ~_granted_whole(mount, grants)]
+        for allowed in _beside(path, walled) if walled else [path]:
+            _allow_path(ruleset, allowed, rights & handled)
+    for path, mode in grants:
+        _allow_grant(ruleset, path, _rights(mode) & handled, workspace)
+
+
+def enforce(ruleset: int) -> None:
+    """Restrict this process and its children. Needs no_new_privs. Raises OSError."""
+    libc.syscall(_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
 
 
 def _handled(version: int) -> int:
@@ -100,10 +126,10 @@ def _rights(mode: str) -> int:
     return _WRITE if mode == "rw" else _READ
 
 
-def _granted_whole(grants: list[tuple[str, str]]) -> int:
+def _granted_whole(place: str, grants: list[tuple[str, str]]) -> int:
     rights = 0
     for path, mode in grants:
-        if inside(path) == []:
+        if _contains(path, place):
             rights |= _rights(mode)
     return rights
 
@@ -152,17 +178,20 @@ def _contains(path: str, workspace: str) -> bool:
     return f"{workspace}/".startswith(path.rstrip("/") + "/")
 
 
-def _neighbours(path: str, workspace: str) -> list[str]:
-    """Every entry beneath `path` that neither is nor holds the workspace."""
+def _beside(path: str, walled: list[str]) -> list[str]:
+    """Every entry beneath `path` that neither is nor holds one of `walled`."""
     found = []
     here = path.rstrip("/")
-    for part in workspace[len(here) :].strip("/").split("/"):
-        try:
-            names = os.listdir(here or "/")
-        except OSError:
-            names = []
-        found += [f"{here}/{name}" for name in names if name != part]
-        here = f"{here}/{part}"
+    try:
+        names = os.listdir(here or "/")
+    except OSError:
+        names = []
+    for name in names:
+        entry = f"{here}/{name}"
+        if not any(_contains(entry, wall) for wall in walled):
+            found.append(entry)
+        elif entry not in walled:
+            found += _beside(entry, walled)
     return found
 
 

@@ -29,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mas_sandbox.wire.messages import Welcome
 
-_USER = 1000
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207  # random(4)
 _MACHINE_ID = "/etc/machine-id"
 
@@ -40,17 +39,21 @@ class Machine:
     `controls`: what it can limit here, found by trying.
     """
 
+    USER = 1000
+    """Who calls run as."""
+
     def __init__(self, workspace: str, temporary: str) -> None:
         """Raises OSError where this is no root of a machine."""
-        os.chown(workspace, _USER, _USER)
+        os.chown(workspace, self.USER, self.USER)
         _write("/proc/self/oom_score_adj", b"-1000")
         _drop_bounding_set()
         self._group = CallGroup.make()
         self._scratch = Scratch.find([workspace, temporary])
         self.controls = ["memory", "pids"] if self._group is not None else []
         if self._scratch is not None:
-            self.controls.append("disk")
+            self.controls += ["disk", "disk_files"]
         _import_all()
+        self._rehearse()
 
     def welcome(self, message: Welcome, entropy: bytes) -> None:
         """Raises Unenforceable."""
@@ -64,28 +67,47 @@ class Machine:
         except OSError as error:
             raise Unenforceable(f"the welcome could not be put in force: {error}") from error
 
+    def _rehearse(self) -> None:
+        """Set once what WELCOME sets, to what it is: the template then has read from its disk
+        and allocated all that this takes, and each clone need not."""
+        _reseed(os.urandom(32))
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns())
+        _socket.sethostname(_socket.gethostname())
+        self._limit({})
+        try:
+            _write(_MACHINE_ID, b"")
+        except OSError:
+            return  # a root that cannot be written: WELCOME leaves it alone too
+
     def become_guest(self) -> None:
         """Put this process, a call's, under the limits and make it nobody in particular."""
         if self._group is not None:
             self._group.enter()
         os.setgroups([])
-        os.setresgid(_USER, _USER, _USER)
-        os.setresuid(_USER, _USER, _USER)  # and with root goes every capability
+        os.setresgid(self.USER, self.USER, self.USER)
+        os.setresuid(self.USER, self.USER, self.USER)  # and with root goes every capability
+
+    def give(self, descriptor: int) -> None:
+        """Make what it is of, a terminal, the calls' own. Raises OSError."""
+        os.fchown(descriptor, self.USER, -1)
 
     def oom_kills(self) -> int:
         """How many processes of calls have been ended for want of memory so far."""
         return 0 if self._group is None else self._group.oom_kills()
 
     def _limit(self, limits: dict[str, int]) -> None:
-        mem_mb, pids, disk_mb = (limits.get(name) for name in ("mem_mb", "pids", "disk_mb"))
+        mem_mb, pids = limits.get("mem_mb"), limits.get("pids")
+        disk_mb, disk_files = limits.get("disk_mb"), limits.get("disk_files")
         if self._group is not None:
             self._group.limit(mem_mb, pids)
         elif mem_mb or pids:
             raise Unenforceable("mem_mb and pids need cgroup v2 at /sys/fs/cgroup")
-        if disk_mb and self._scratch is None:
-            raise Unenforceable("disk_mb needs /workspace and /tmp on a tmpfs mounted in sight")
-        if disk_mb and self._scratch is not None:
-            self._scratch.limit(disk_mb)
+        if self._scratch is not None:
+            self._scratch.limit(disk_mb, disk_files)
+        elif disk_mb or disk_files:
+            raise Unenforceable(
+                "disk_mb and disk_files need /workspace and /tmp on a tmpfs mounted in sight"
+            )
 
 
 def _import_all() -> None:
@@ -94,9 +116,9 @@ def _import_all() -> None:
     import linecache  # noqa: F401
     import random  # noqa: F401
 
-    from . import extensions  # noqa: F401
+    from . import extensions, started, terminal  # noqa: F401
 
-    for name in tools.NAMES:
+    for name in (*tools.NAMES, *tools.INSIDE):
         tools.load(name)
 
 

@@ -18,7 +18,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Container
+    from resource import struct_rusage
 
 _PASSES = 64
 
@@ -56,12 +57,17 @@ def reap(main: int) -> Ended | None:
         return None
     if sys.platform != "linux":
         kill(main)
+    return Ended(status, *used(usage))
+
+
+def used(usage: struct_rusage) -> tuple[int, int]:
+    """Processor time in microseconds, and the largest size in memory in kilobytes."""
     cpu_us = int((usage.ru_utime + usage.ru_stime) * 1_000_000)
     unit = 1024 if sys.platform == "darwin" else 1  # bytes there, kilobytes elsewhere
-    return Ended(status, cpu_us, usage.ru_maxrss // unit)
+    return cpu_us, usage.ru_maxrss // unit
 
 
-def end_orphans(mains: Collection[int]) -> bool:
+def end_orphans(mains: Container[int]) -> bool:
     """Kill and reap every child that is not in `mains`; True when none was left.
 
     Never waits: what is still dying is found by the next call, at the next SIGCHLD.
@@ -70,7 +76,7 @@ def end_orphans(mains: Collection[int]) -> bool:
         orphans = [pid for pid in children() if pid not in mains]
         if not orphans:
             return True
-        dying = [pid for pid in orphans if not _end(pid)]
+        dying = [pid for pid in orphans if not end(pid)]
         if dying:
             return False
     return False
@@ -91,7 +97,8 @@ def children() -> list[int]:
     return [int(pid) for pid in listing.split()]
 
 
-def _end(pid: int) -> bool:
+def end(pid: int) -> bool:
+    """Kill a child, and reap it if that can be done now; whether it is gone."""
     try:
         os.kill(pid, signal.SIGKILL)
         return os.waitpid(pid, os.WNOHANG)[0] == pid

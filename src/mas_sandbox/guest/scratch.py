@@ -31,10 +31,14 @@ class Scratch:
             found.add(behind[0])
         return cls(sorted(found))
 
-    def limit(self, disk_mb: int) -> None:
-        """Let each mount hold that much. Raises OSError, EINVAL where more is in use."""
+    def limit(self, disk_mb: int | None, disk_files: int | None = None) -> None:
+        """Let each mount hold that much, and so many files more than it has; None is not
+        limited. Raises OSError, EINVAL where more is in use."""
         for point in self.mounts:
-            mounts.set_size(point, disk_mb << 20)
+            if disk_mb is not None:
+                mounts.set_size(point, disk_mb << 20)
+            if disk_files is not None:
+                mounts.add_files(point, disk_files)
 
 
 def _anyone_may_write(point: str) -> bool:

@@ -54,7 +54,8 @@ CapabilityName = Literal["file", "network", "exec", "unsafe"]
 _RESERVED_PREFIXES = ("LD_", "DYLD_", "PYTHON", "GLIBC_", "MALLOC_", "BASH_FUNC_", "MAS_SANDBOX")
 _RESERVED_NAMES = frozenset(
     {"PATH", "ENV", "BASH_ENV", "SHELLOPTS", "BASHOPTS", "IFS", "GCONV_PATH", "LOCPATH"}
-    | {"NODE_OPTIONS", "PERL5OPT", "PERL5LIB", "RUBYOPT", "RUBYLIB"}
+    | {"NODE_OPTIONS", "PERL5OPT", "PERL5LIB", "RUBYOPT", "RUBYLIB", "JAVA_TOOL_OPTIONS"}
+    | {"CDPATH", "HOSTALIASES", "NLSPATH", "PROMPT_COMMAND", "PS4"}
 )
 
 

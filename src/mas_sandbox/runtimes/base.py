@@ -152,6 +152,33 @@ class Sandbox(abc.ABC):
         A call must not be able to tell. Raises SandboxError as `run` does."""
         return
 
+    async def pause(self) -> None:
+        """Stop everything in it where it stands; memory, files and open connections stay.
+
+        Raises SandboxError: `invalid_request` while calls run, `policy_unenforceable` where
+        this host has nothing to do it with, `timeout` when it did not come to a stop and so
+        goes on, `sandbox_crash` when its machine did not live.
+        """
+        self.channel.hold()
+        try:
+            await self._freeze()
+        except BaseException:
+            self.channel.release()
+            raise
+
+    async def resume(self) -> None:
+        """Let everything go on. Raises SandboxError when it did not live."""
+        await self._thaw()
+        self.channel.release()
+
+    async def _freeze(self) -> None:
+        raise SandboxError(
+            ErrorCode.POLICY_UNENFORCEABLE, "a sandbox of this runtime cannot be paused"
+        )
+
+    async def _thaw(self) -> None:
+        return
+
     async def run(self, call: Call) -> CallOutcome:
         """Run one call; several may run at once. Cancelling the caller cancels the call.
 
@@ -208,6 +235,11 @@ class Runtime(abc.ABC):
         enforce, `sandbox_crash` when it does not come up; in both cases nothing is
         left behind.
         """
+
+    def has_image(self, name: str) -> bool:
+        """Whether its sandboxes are made from the image of this name or digest. Raises
+        SandboxError when that cannot be read."""
+        return False
 
     async def close(self) -> None:
         """Release what the runtime itself holds. Its sandboxes are stopped before."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from .cgroup_find import Hierarchy, counter, cpu_us, find_hierarchies, write
+from .cgroup_find import Hierarchy, counter, cpu_us, find_freezer, find_hierarchies, write
 from .cgroup_limits import Limits, settings, wanted
+from .freezer import Freezer, thaw
 from .ownership import PREFIX, Ownership
 
 __all__ = ["Cgroups", "Group", "Hierarchy", "Limits", "find_hierarchies"]
@@ -31,11 +32,15 @@ REMOVE_TIMEOUT_S = 2.0
 @dataclass(slots=True)
 class Group:
     """One sandbox's control group. `memory`, `counting`: the directories whose counters of
-    memory and of processor time are its own."""
+    memory and of processor time are its own; `freezer`: what stops all of it."""
 
     directories: list[Path] = field(default_factory=list)
     memory: Path | None = None
     counting: Path | None = None
+    freezer: Freezer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.freezer = Freezer(self.directories, None, "")
 
     def entrances(self, undo: ExitStack | AsyncExitStack) -> tuple[int, ...]:
         """Open files to which a process writes "0" to move itself in, with all it forks.
@@ -85,6 +90,7 @@ class Cgroups:
     def __init__(self, ownership: Ownership, hierarchies: list[Hierarchy] | None = None) -> None:
         self._ownership = ownership
         self._hierarchies = find_hierarchies() if hierarchies is None else hierarchies
+        self._freezer = find_freezer() if hierarchies is None else None
         self._reclaim()
 
     @property
@@ -113,6 +119,8 @@ class Cgroups:
         group is then gone again.
         """
         group = Group()
+        name = self._ownership.name(f"{suffix}-paused")
+        group.freezer = Freezer(group.directories, self._freezer, name)
         asked = wanted(limits)
         try:
             for hierarchy in self._hierarchies:
@@ -151,7 +159,9 @@ class Cgroups:
     def _reclaim(self) -> None:
         """Remove the groups of dead daemons, and end what may still run in them."""
         deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        for hierarchy in self._hierarchies:
+        # What version 1 has frozen dies only once it is let go.
+        freezer = [self._freezer] if self._freezer is not None else []
+        for hierarchy in freezer + self._hierarchies:
             for path in hierarchy.parent.glob(PREFIX + "*"):
                 while self._ownership.abandoned(path.name) and time.monotonic() < deadline:
                     try:
@@ -161,6 +171,7 @@ class Cgroups:
                         break
                     except OSError:
                         _kill_members(path)
+                        thaw(path)
                         time.sleep(0.005)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,35 @@ def find_hierarchies() -> list[Hierarchy]:
     return found
 
 
-def mounts() -> list[tuple[int, list[str], str, Path]]:
-    """(version, v1 controllers, root within the hierarchy, mount point): proc(5), mountinfo."""
+def find_freezer() -> Hierarchy | None:
+    """Where groups can be made that can be frozen, found by making one. Version 2 first, even
+    beside version 1: a frozen process there dies when it is killed, and so with the daemon."""
+    own = _own_cgroups()
+    places = mounts({"freezer"})
+    for version, _, root, mountpoint in sorted(places, key=lambda each: each[0], reverse=True):
+        inside = own.get("" if version == 2 else "freezer", "/")
+        relative = os.path.relpath(inside, root) if inside.startswith(root) else "."
+        for parent in (mountpoint / relative, mountpoint):
+            if _freezes(parent):
+                return Hierarchy(version, parent, frozenset())
+    return None
+
+
+def _freezes(parent: Path) -> bool:
+    directory = parent / f"{PREFIX}probe-{os.getpid()}-freezer"
+    try:
+        directory.mkdir()
+    except OSError:
+        return False
+    try:
+        return any((directory / name).exists() for name in ("cgroup.freeze", "freezer.state"))
+    finally:
+        directory.rmdir()
+
+
+def mounts(known: Collection[str] = CONTROLLERS) -> list[tuple[int, list[str], str, Path]]:
+    """(version, v1 controllers, root within the hierarchy, mount point): proc(5), mountinfo.
+    Of version 1, the hierarchies of `known` controllers."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
@@ -63,7 +91,7 @@ def mounts() -> list[tuple[int, list[str], str, Path]]:
         if kind == "cgroup2":
             found.append((2, ["memory", "cpu", "pids", "io"], root, Path(mountpoint)))
         elif kind == "cgroup":
-            names = [name for name in options.split(",") if name in CONTROLLERS]
+            names = [name for name in options.split(",") if name in known]
             if names:
                 found.append((1, names, root, Path(mountpoint)))
     return found

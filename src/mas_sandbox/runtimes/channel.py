@@ -89,6 +89,8 @@ class Channel(asyncio.Protocol):
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._heartbeat: asyncio.TimerHandle | None = None
         self._unanswered = 0
+        self._held = False
+        self._greeting: Welcome | None = None
         self.lost: SandboxError | None = None
         """Why the channel is gone; None while it lives."""
 
@@ -115,17 +117,13 @@ class Channel(asyncio.Protocol):
         `hello`: what it said before it was cloned, where it will not say it again.
         Raises SandboxError `sandbox_crash` when it is not up within `timeout_s`.
         """
-        message = Welcome(
-            secrets.token_hex(32), time.time_ns(), hostname, extensions, limits, mounts
-        )
+        self._greeting = Welcome("", 0, hostname, extensions, limits, mounts)
         try:
             async with asyncio.timeout(timeout_s):
                 if hello is not None:
                     self._hello.set_result(hello)
                 hello = await asyncio.shield(self._hello)
-                self._ready = self._loop.create_future()
-                self._send(Kind.WELCOME, 0, message.encode())
-                await self._ready
+                await self._greet(self._greeting)
         except TimeoutError as error:
             crash = SandboxError(
                 ErrorCode.SANDBOX_CRASH, f"the toolrunner did not come up within {timeout_s:g} s"
@@ -133,6 +131,52 @@ class Channel(asyncio.Protocol):
             self._lose(crash)
             raise crash from error
         return hello
+
+    async def greet_again(self, timeout_s: float) -> None:
+        """Tell the toolrunner of a machine that stood still what time it is, with the rest of
+        its WELCOME. Raises SandboxError `guest_lost` when it does not answer."""
+        assert self._greeting is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._greet(self._greeting)
+        except TimeoutError as error:
+            lost = SandboxError(
+                ErrorCode.GUEST_LOST, f"the toolrunner did not go on within {timeout_s:g} s"
+            )
+            self._lose(lost)
+            raise lost from error
+
+    async def _greet(self, message: Welcome) -> None:
+        if self.lost is not None:
+            raise _copy(self.lost)
+        message.entropy, message.time_ns = secrets.token_hex(32), time.time_ns()
+        self._ready = self._loop.create_future()
+        self._send(Kind.WELCOME, 0, message.encode())
+        await self._ready
+
+    def hold(self) -> None:
+        """Begin nothing and expect no answers until `release`: the sandbox is being paused.
+
+        Raises SandboxError `invalid_request` while calls run, whose deadlines would pass; live
+        streams have none.
+        """
+        calls = sum(isinstance(stream, _Stream) for stream in self._streams.values())
+        if calls:
+            raise SandboxError(
+                ErrorCode.INVALID_REQUEST,
+                f"{calls} calls run in the sandbox, and a pause would let their deadlines pass; "
+                "wait until they have ended, or cancel them",
+            )
+        self._held = True
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+
+    def release(self) -> None:
+        """The sandbox goes on. Safe where nothing was held."""
+        self._held = False
+        if self._streams and self.lost is None:
+            self._begin_beating()
 
     async def call(self, call: Call) -> CallOutcome:
         """Run one call to its end.
@@ -145,6 +189,7 @@ class Channel(asyncio.Protocol):
             payload = call.encode()
         except ValueError as error:
             raise SandboxError(ErrorCode.INVALID_REQUEST, str(error)) from error
+        self._refuse_while_held()
         if self.lost is not None:
             raise self.lost
         stream = _Stream(call, self._loop)
@@ -184,6 +229,7 @@ class Channel(asyncio.Protocol):
             payload = message.encode()
         except ValueError as error:
             raise SandboxError(ErrorCode.INVALID_REQUEST, str(error)) from error
+        self._refuse_while_held()
         if self.lost is not None:
             raise _copy(self.lost)
         number = self._free_number()
@@ -191,6 +237,10 @@ class Channel(asyncio.Protocol):
         self._open(number, stream)
         self._send(kind, number, payload)
         return stream
+
+    def _refuse_while_held(self) -> None:
+        if self._held:
+            raise SandboxError(ErrorCode.INVALID_REQUEST, "the sandbox is paused; resume it first")
 
     def close(self) -> None:
         """Say goodbye and drop the connection. Calls in flight fail with `interrupted`."""
@@ -262,6 +312,9 @@ class Channel(asyncio.Protocol):
 
     def _open(self, number: int, stream: _Stream | LiveStream) -> None:
         self._streams[number] = stream
+        self._begin_beating()
+
+    def _begin_beating(self) -> None:
         if self._heartbeat is None:
             self._unanswered = 0
             self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._beat)
@@ -357,6 +410,7 @@ def _outcome(stream: _Stream, result: Result, wall_ms: float) -> CallOutcome:
         cpu_ms=min(result.cpu_us // 1000, int(wall_ms * processors) + 1000),
         mem_mb=min(result.max_rss_kb, _PHYSICAL_KB) / 1024,
         wall_ms=wall_ms,
+        reason=result.reason,
     )
 
 

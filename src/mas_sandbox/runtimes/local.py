@@ -7,6 +7,7 @@ themselves. It says `isolation: "none"` in every reply, and `auto` never picks i
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import sys
@@ -18,10 +19,12 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
-from .base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec
+from .base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec, refuse_unenforceable
 from .channel import Channel, open_channel
 from .ownership import Ownership
 from .process import ChildProcess
+from .proof.proven import proven
+from .stopped_tree import StoppedTree
 from .toolrunner import toolrunner_archive
 
 START_TIMEOUT_S = 10.0
@@ -32,6 +35,7 @@ _CONTROLS = {
     Control.OUTPUT: ControlStatus(True, "the toolrunner and the daemon both count"),
     Control.ENV: ControlStatus(True, "the environment is built from nothing"),
 }
+_MEND = "use -runtime jail, or a policy that does not mention it"
 
 
 class LocalSandbox(Sandbox):
@@ -43,13 +47,21 @@ class LocalSandbox(Sandbox):
         self.id = name
         self.channel = channel
         self.process = process
+        self._stopped = StoppedTree(process.pid)
         self.releases = AsyncExitStack()
 
     def oom_kills(self) -> int:
         return 0
 
     async def stop(self) -> None:
+        await self._thaw()
         await self.releases.aclose()
+
+    async def _freeze(self) -> None:
+        await asyncio.to_thread(self._stopped.stop)
+
+    async def _thaw(self) -> None:
+        self._stopped.go_on()
 
 
 class LocalRuntime(Runtime):
@@ -62,13 +74,20 @@ class LocalRuntime(Runtime):
         self._ownership = ownership
         self._directory = Path(tempfile.gettempdir())
         self._count = 0
+        self._probe: Probe | None = None
         self._reclaim()
 
     async def probe(self) -> Probe:
-        return Probe(available=True, version=sys.version.split()[0], controls=_CONTROLS)
+        if self._probe is None:
+            version = sys.version.split()[0]
+            facts = f"{sys.version} {os.geteuid()} {toolrunner_archive().name}"
+            kept_in = self._ownership.directory
+            controls = await proven(self.name, facts, claims(), self._start, kept_in)
+            self._probe = Probe(available=True, version=version, controls=controls)
+        return self._probe
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        self._refuse_limits(spec)
+        refuse_unenforceable(self.name, spec, await self.probe())
         try:
             return await self._start(spec)
         except OSError as error:
@@ -109,19 +128,18 @@ class LocalRuntime(Runtime):
     async def close(self) -> None:
         self._ownership.close()
 
-    def _refuse_limits(self, spec: SandboxSpec) -> None:
-        for control in sorted(spec.limits):
-            raise SandboxError(
-                ErrorCode.POLICY_UNENFORCEABLE,
-                f"the local runtime cannot enforce {control}; use -runtime jail, "
-                "or a policy that does not mention it",
-            )
-
     def _reclaim(self) -> None:
         """Remove the workspaces of dead daemons."""
         for path in self._directory.glob("mas-sandbox-*"):
             if self._ownership.abandoned(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def claims() -> dict[Control, ControlStatus]:
+    """What a process without walls can be held to, before it is put to the proof."""
+    return {
+        control: _CONTROLS.get(control, ControlStatus(False, "none", _MEND)) for control in Control
+    }
 
 
 async def greet(
@@ -132,7 +150,12 @@ async def greet(
     Raises SandboxError `sandbox_crash`, with what the process said, when it did not come up.
     """
     try:
-        hello = await channel.welcome(dict(spec.extensions), name[-16:], START_TIMEOUT_S)
+        hello = await channel.welcome(
+            dict(spec.extensions),
+            name[-16:],
+            START_TIMEOUT_S,
+            mounts=[(mount.path, "rw" if mount.writable else "ro") for mount in spec.mounts],
+        )
     except SandboxError as error:
         with suppress(TimeoutError):
             async with asyncio.timeout(0.5):

@@ -14,7 +14,8 @@ class CallOutcome:
 
     `value` is what the tool returned where `has_value`; a tool that runs a program
     returns nothing and its `stdout` is its result. `code` and `message` are set
-    when the call failed. `truncated`: output was cut at the call's limit.
+    when the call failed; `reason` is one of wire.messages.FILE_REASONS. `truncated`:
+    output was cut at the call's limit.
     `cpu_ms` and `mem_mb` are the guest's word, bounded by the host; `wall_ms` is
     the host's own monotonic clock.
     """
@@ -30,3 +31,4 @@ class CallOutcome:
     cpu_ms: int
     mem_mb: float
     wall_ms: float
+    reason: str = ""

@@ -14,6 +14,9 @@ from .base import Runtime, Sandbox, SandboxSpec
 KEPT_SPECS = 4
 """How many different specs are kept warm; the least recently used goes first."""
 
+REFILL_AFTER_S = 0.1
+"""How long a place stays empty while there are others."""
+
 
 class Pool:
     """Sandboxes of one runtime, at most `size` of them warm for each spec in use."""
@@ -46,7 +49,11 @@ class Pool:
         Raises SandboxError as `Runtime.start` does.
         """
         sandbox = self._take(spec)
-        self.warm(spec)
+        if sandbox is not None and self._warm[spec]:
+            # Starting another takes the processor from the call that this one is for.
+            asyncio.get_running_loop().call_later(REFILL_AFTER_S, self.warm, spec)
+        else:
+            self.warm(spec)
         if sandbox is None:
             async with self._starts:
                 sandbox = await self.runtime.start(spec)
@@ -81,6 +88,7 @@ class Pool:
                 if self._closed:
                     return
                 sandbox = await self.runtime.start(spec)
+                await self._warm_up(sandbox)
         except SandboxError:
             return  # the next `acquire` starts its own, and tells its caller why it failed
         finally:
@@ -91,6 +99,13 @@ class Pool:
             await sandbox.stop()
         else:
             self._warm[spec].append(sandbox)
+
+    async def _warm_up(self, sandbox: Sandbox) -> None:
+        try:
+            await sandbox.warm_up()
+        except BaseException:
+            await sandbox.stop()
+            raise
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

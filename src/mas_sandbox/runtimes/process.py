@@ -30,34 +30,41 @@ class ChildProcess:
         user: int | None = None,
         groups: tuple[int, ...] = (),
         directory: str = "/",
+        stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
         supplementary: tuple[int, ...] = (),
         die_with_parent: bool = False,
+        enter: Callable[[], None] | None = None,
     ) -> None:
         """Raises OSError or SubprocessError as `subprocess.Popen` does.
 
         `user`: uid and gid to drop to; `groups`: open files of control groups, which
-        the child joins before the program starts; `stdout`: an open file;
+        the child joins before the program starts; `stdin`, `stdout`: open files;
         `supplementary`: gids that a dropped user has beside its own; `die_with_parent`:
-        SIGKILL when the thread that starts it ends, however that ends (Linux).
+        SIGKILL when the thread that starts it ends, however that ends (Linux); `enter`:
+        called in the child before it drops to `user`: system calls alone.
         """
         bond = _bond() if die_with_parent else None
+        dropped = None if user is None else (user, list(supplementary))
+        # Popen would drop before it calls anything of ours.
+        by_popen = None if enter is not None else user
+        steps = (partial(_enter, enter, dropped) if enter is not None else None, bond)
         self._stderr = os.memfd_create("stderr") if hasattr(os, "memfd_create") else _scratch()
         try:
             self._process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=self._stderr,
                 pass_fds=pass_fds,
                 env=environment,
                 cwd=directory,
                 start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else list(supplementary),
+                user=by_popen,
+                group=by_popen,
+                extra_groups=None if by_popen is None else list(supplementary),
                 # System calls alone: nothing that another thread could hold.
-                preexec_fn=partial(_prepare, groups, bond) if groups or bond else None,
+                preexec_fn=partial(_prepare, groups, steps) if groups or any(steps) else None,
             )
         except BaseException:
             os.close(self._stderr)
@@ -103,11 +110,21 @@ class ChildProcess:
         self.ended.set_result(await asyncio.to_thread(self._process.wait))
 
 
-def _prepare(groups: tuple[int, ...], bond: Callable[[], None] | None) -> None:
+def _prepare(groups: tuple[int, ...], steps: tuple[Callable[[], None] | None, ...]) -> None:
     for descriptor in groups:
         os.write(descriptor, b"0")
-    if bond is not None:
-        bond()
+    for step in steps:
+        if step is not None:
+            step()
+
+
+def _enter(enter: Callable[[], None], dropped: tuple[int, list[int]] | None) -> None:
+    enter()
+    if dropped is not None:
+        user, supplementary = dropped
+        os.setgroups(supplementary)
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
 
 
 def _bond() -> Callable[[], None] | None:

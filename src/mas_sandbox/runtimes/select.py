@@ -47,13 +47,14 @@ def build_runtime(name: str, config: Path | None = None, state: Path | None = No
         case "gvisor":
             from .gvisor.runtime import GvisorRuntime
 
-            return GvisorRuntime(Ownership())
+            return GvisorRuntime(Ownership(), protected=(state or _own_directory(),))
         case "microvm":
             from .microvm.config import load_config
             from .microvm.runtime import MicrovmRuntime
 
             read = None if config is None else load_config(config)
-            return MicrovmRuntime(Ownership(), (state or _own_directory()) / "microvm", read)
+            directory = state or _own_directory()
+            return MicrovmRuntime(Ownership(), directory / "microvm", read, (directory,))
         case _:
             raise SandboxError(
                 ErrorCode.INVALID_REQUEST,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         SandboxExecutor,
         ToolExecutor,
     )
+    from .lifecycle import SandboxOptions
     from .local import LocalExecutor
     from .result import ToolResult
 
@@ -88,6 +89,7 @@ _HOME = {
             "SandboxExecutor",
             "ToolExecutor",
         ),
+        "lifecycle": ("SandboxOptions",),
         "local": ("LocalExecutor",),
         "result": ("ToolResult",),
     }.items()
@@ -124,6 +126,7 @@ __all__ = [
     "SandboxCrash",
     "SandboxError",
     "SandboxExecutor",
+    "SandboxOptions",
     "ToolExecutor",
     "ToolFailed",
     "ToolResult",

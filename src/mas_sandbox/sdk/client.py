@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -17,15 +17,18 @@ from mas_sandbox.api.models import (
     ToolInfo,
     ToolList,
 )
+from mas_sandbox.api.sandboxes import SandboxInfo, SandboxList
 
 from . import http
-from .calls import Body, CallOptions, decode, encode, http_body
+from .calls import Body, CallOptions, decode, encode, http_body, plain
 from .errors import NotFound, Overloaded
+from .lifecycle import SANDBOXES, SandboxOptions, list_path, open_body, sandbox_path
 from .result import ToolResult
 
 if TYPE_CHECKING:
     import httpx2
 
+    from mas_sandbox.api.sandboxes import State
     from mas_sandbox.policy.model import Policy
 
 
@@ -131,6 +134,46 @@ class Client:
             # It may have died, or been idle for too long: gone is what is asked for.
             with suppress(NotFound):
                 self.destroy(sandbox.id)
+
+    def open_sandbox(self, **options: Unpack[SandboxOptions]) -> SandboxInfo:
+        """Start a sandbox that lives until its time is over, it is idle, or it is deleted."""
+        content = self._send("POST", SANDBOXES, open_body(options))
+        return decode(SandboxInfo, content)
+
+    def sandboxes(
+        self, *, metadata: Mapping[str, str] | None = None, states: Sequence[State] = ()
+    ) -> Iterator[SandboxInfo]:
+        """The caller's sandboxes, newest first, page by page. `metadata`: what theirs must
+        hold; `states`: running, paused and interrupted where none are given."""
+        cursor = None
+        while True:
+            content = self._send("GET", list_path(metadata, states, cursor))
+            page = decode(SandboxList, content)
+            yield from page.sandboxes
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def sandbox_info(self, sandbox_id: str) -> SandboxInfo:
+        """How a sandbox is, or how it ended; raises NotFound when there is none of that id."""
+        content = self._send("GET", sandbox_path(sandbox_id))
+        return decode(SandboxInfo, content)
+
+    def extend(self, sandbox_id: str, timeout_s: int) -> SandboxInfo:
+        """Let a sandbox live for so long from now on."""
+        return self._change(sandbox_id, "extend", {"timeout_s": timeout_s})
+
+    def pause(self, sandbox_id: str) -> SandboxInfo:
+        """Stop everything in a sandbox where it stands; raises InvalidRequest while calls run."""
+        return self._change(sandbox_id, "pause", {})
+
+    def resume(self, sandbox_id: str, timeout_s: int | None = None) -> SandboxInfo:
+        """Let a paused sandbox go on, for `timeout_s` where that is given."""
+        return self._change(sandbox_id, "resume", plain({"timeout_s": timeout_s}))
+
+    def _change(self, sandbox_id: str, action: str, body: Body) -> SandboxInfo:
+        content = self._send("POST", sandbox_path(sandbox_id, action), body)
+        return decode(SandboxInfo, content)
 
     def health(self) -> Health:
         """How the daemon is: version, runtime, isolation, calls running and waiting."""

@@ -19,6 +19,7 @@ from .calls import Caller
 from .catalog import Catalog
 from .extensions import describe
 from .plan import Planner
+from .registry.store import Store
 from .spec import SEARCH_URL
 from .walls import Unprobed
 
@@ -63,6 +64,13 @@ async def assemble(
         environment[SEARCH_URL] = settings.search_url
     planner = Planner(walls, Catalog(tools), environment, first.extensions)
     audit = AuditLog.open(settings.state_dir, record_args=settings.audit_args)
+    store = Store(settings.state_dir, audit.instance, audit.is_alive)
+    if settings.listen is not None:  # on standard input nobody can name a sandbox
+        try:
+            store.open()
+        except SandboxError:
+            await audit.close()
+            raise
     if settings.pool:
         try:
             built = planner.sandbox(local.policy, None)
@@ -76,6 +84,8 @@ async def assemble(
         planner=planner,
         admission=Admission(settings.max_concurrent, settings.max_queue),
         audit=audit,
+        store=store,
+        quota=settings.quota,
     )
     return Daemon(
         broker=broker,

@@ -17,7 +17,9 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from .admission import Admission, Overloaded
 from .calls import NO_PROGRAM, Caller, ToolReply, ToolRequest
 from .plan import Plan, Planner, Refused, Ruling
-from .sandboxes import MAX_PER_PRINCIPAL, NamedSandboxes
+from .registry.quota import Quota
+from .registry.terms import Terms
+from .sandboxes import NamedSandboxes
 from .walls import Unprobed
 from .way_out import SERVICE, Reach, WayOut
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mas_sandbox.runtimes.outcome import CallOutcome
     from mas_sandbox.tools.manifest import ToolSpec
 
+    from .registry.record import Record
+    from .registry.store import Store
     from .sandboxes import NamedSandbox
     from .walls import Wall, Walls
 
@@ -38,6 +42,7 @@ log = logging.getLogger(__name__)
 Planned = TypeVar("Planned")
 
 DRAIN_RETRY_S = 10
+_QUOTA = Quota()
 _HELD_PER_CALL = frozenset({Control.EGRESS, Control.BANDWIDTH, Control.NOFILE, Control.CPU_TIME})
 """Held around each call by the daemon or the toolrunner, where the runtime's probe says that
 they can be; what is in force in the sandbox as a whole, the sandbox says itself."""
@@ -69,11 +74,12 @@ class Broker:
         planner: Planner,
         admission: Admission,
         audit: AuditLog,
-        max_sandboxes: int = MAX_PER_PRINCIPAL,
+        store: Store,
+        quota: Quota = _QUOTA,
     ) -> None:
         self.walls = walls
         self.admission = admission
-        self.sandboxes = NamedSandboxes(self._way_out, max_sandboxes)
+        self.sandboxes = NamedSandboxes(self._way_out, audit, store, quota)
         self.draining = False
         self._planner = planner
         self._audit = audit
@@ -109,15 +115,39 @@ class Broker:
     async def create(
         self, caller: Caller, policy: Policy | None, idle_timeout_s: float
     ) -> NamedSandbox:
-        """Start a named sandbox. Raises SandboxError: `policy_denied`,
-        `policy_unenforceable`, `overloaded`, or what the runtime's start raises."""
-        self._refuse_while_draining()
-        built = await self._planned(lambda: self._planner.sandbox(caller.policy, policy))
-        return await self.sandboxes.create(caller.name, built, policy, idle_timeout_s)
+        """`open_sandbox`, with everything else left to the daemon."""
+        return await self.open_sandbox(caller, policy, Terms(idle_timeout_s))
 
-    def destroy(self, caller: Caller, sandbox_id: str) -> None:
+    async def open_sandbox(
+        self, caller: Caller, policy: Policy | None, terms: Terms
+    ) -> NamedSandbox:
+        """Start a named sandbox. Raises SandboxError: `invalid_request` for a runtime or an
+        image that this daemon does not have, `policy_denied`, `policy_unenforceable`,
+        `overloaded`, or what the runtime's start raises."""
+        self._refuse_while_draining()
+        built = await self._planned(
+            lambda: self._planner.sandbox(caller.policy, policy, terms.runtime)
+        )
+        runtime = built.wall.pool.runtime
+        if terms.image is not None and not runtime.has_image(terms.image):
+            raise SandboxError(
+                ErrorCode.INVALID_REQUEST,
+                f"image: runtime {runtime.name} has no {terms.image!r}; leave it out for its "
+                "own, or ask for runtime microvm and an image that `mas-sandbox image ls` shows "
+                "as current",
+            )
+        return await self.sandboxes.create(caller.name, built, policy, terms)
+
+    async def destroy(self, caller: Caller, sandbox_id: str) -> None:
         """End a named sandbox. Raises SandboxError `not_found`."""
-        self.sandboxes.end(self.sandboxes.find(caller.name, sandbox_id))
+        await self.sandboxes.delete(caller.name, sandbox_id)
+
+    async def resume(
+        self, caller: Caller, sandbox_id: str, timeout_s: float | None = None
+    ) -> Record:
+        """Let a paused sandbox go on. Raises SandboxError as `NamedSandboxes.resume` does."""
+        self._refuse_while_draining()
+        return await self.sandboxes.resume(caller.name, sandbox_id, timeout_s)
 
     @asynccontextmanager
     async def operation(
@@ -145,6 +175,7 @@ class Broker:
         await self._intend(call_id, caller, request, plan.ruling)
         code: ErrorCode | None = None
         try:
+            _in_force(named.sandbox, plan)
             with named.in_use(), named.way_out.during(call_id, plan.built.reach):
                 yield Operation(call_id, named, plan)
         except SandboxError as error:
@@ -156,7 +187,7 @@ class Broker:
             raise
         finally:
             if named.sandbox.channel.lost is not None:
-                self.sandboxes.end(named)
+                self.sandboxes.lost(named)
             await self._end(call_id, named, began, code)
 
     async def _end(
@@ -198,7 +229,7 @@ class Broker:
         try:
             await self.drain(0)
         finally:
-            self.sandboxes.close()
+            await self.sandboxes.close()
             await self.walls.close()
             await self._audit.close()
 
@@ -262,14 +293,7 @@ class Broker:
             if _is_cancelled():
                 raise asyncio.CancelledError
             async with self._sandbox(call_id, caller, plan, named) as sandbox:
-                held = sandbox.enforced | (plan.controls & _HELD_PER_CALL)
-                enforced = tuple(sorted(held))
-                if missing := sorted(plan.controls - held):
-                    raise SandboxError(
-                        ErrorCode.POLICY_UNENFORCEABLE,
-                        f"the sandbox came up without {', '.join(missing)}; run "
-                        "`mas-sandbox doctor`, which tells what this host lacks",
-                    )
+                enforced = _in_force(sandbox, plan)
                 outcome = await sandbox.run(plan.call)
             return self._answered(call_id, request, wall, outcome, enforced)
         except SandboxError as error:
@@ -306,7 +330,7 @@ class Broker:
                 yield named.sandbox
             finally:
                 if named.sandbox.channel.lost is not None:
-                    self.sandboxes.end(named)
+                    self.sandboxes.lost(named)
 
     def _answered(
         self,
@@ -384,6 +408,18 @@ class Broker:
             )
         )
         return reply
+
+
+def _in_force(sandbox: Sandbox, plan: Plan) -> tuple[Control, ...]:
+    """Raises SandboxError `policy_unenforceable` where that is less than the plan needs."""
+    held = sandbox.enforced | (plan.controls & _HELD_PER_CALL)
+    if missing := sorted(plan.controls - held):
+        raise SandboxError(
+            ErrorCode.POLICY_UNENFORCEABLE,
+            f"the sandbox came up without {', '.join(missing)}; run `mas-sandbox doctor`, "
+            "which tells what this host lacks",
+        )
+    return tuple(sorted(held))
 
 
 def _ruling_of(refusal: SandboxError) -> Ruling:

@@ -75,18 +75,21 @@ class Layered:
         if named is not None:
             fixed = LIMITS + (_DEVICE if wall.pool.runtime.network_devices else ())
             _same_walls(fixed, named.built.spec, spec)
+        call = guest_call(tool.name, request.args, effective, self._environment)
+        if named is not None:
+            call.env |= named.terms.env
         return Plan(
             ruling=_ruling(decision),
-            call=guest_call(tool.name, request.args, effective, self._environment),
+            call=call,
             built=Built(wall, spec, reach_of(effective), effective.paths),
             controls=controls,
             max_concurrent=effective.max_concurrent,
         )
 
-    def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
+    def sandbox(self, operator: Policy | None, asked: Policy | None, runtime: str | None) -> Built:
         """What a named sandbox is built with, for every tool that may run in it."""
         _, effective = self._layers(operator, asked, None)
-        wall = self._wall(effective, "*", required_controls(effective), None)
+        wall = self._wall(effective, "*", required_controls(effective), None, runtime)
         spec = sandbox_spec(effective, self._extensions)
         return Built(wall, spec, reach_of(effective), effective.paths)
 
@@ -118,6 +121,7 @@ class Layered:
         tool: str,
         controls: frozenset[Control],
         named: NamedSandbox | None,
+        runtime: str | None = None,
     ) -> Wall:
         """The runtime that holds all of this policy on this host; never one without it."""
         if (inner := nested_read_only(policy.paths or ())) is not None:
@@ -128,7 +132,7 @@ class Layered:
             )
         isolation = policy.isolation_for(tool)
         if named is None:
-            return self._walls.choose(isolation, controls)
+            return self._walls.choose(isolation, controls, runtime)
         refusal = named.built.wall.refuses(isolation, controls)
         if refusal:
             raise SandboxError(

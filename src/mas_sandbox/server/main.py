@@ -96,7 +96,11 @@ def warn_of_no_walls(daemon: Daemon) -> None:
 
 
 def _hide_memory() -> None:
-    """Keep other processes of this user from reading tokens out of this one (prctl(2))."""
+    """Keep other processes of this user from reading tokens out of this one (prctl(2)), and
+    core files from being written, of it and of all that it starts."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         import ctypes
 

@@ -91,7 +91,7 @@ class Planner:
         `policy_denied`, `approval_required` or `policy_unenforceable`."""
         tool = self._catalog.find(request.tool)
         asked = (operator, named.policy if named else None, request.policy)
-        if asked == (None, None, None):
+        if asked == (None, None, None) and (named is None or self._is_plain(named)):
             plan = self._shipped_plan(tool, request)
             if plan is not None:
                 return plan
@@ -105,13 +105,20 @@ class Planner:
         asked = (operator, named.policy, request.policy)
         return self._layered().call(SESSIONS[request.tool], request, asked, named)
 
-    def sandbox(self, operator: Policy | None, asked: Policy | None) -> Built:
-        """What a named sandbox is built with. Raises SandboxError as `call` does."""
-        return self._layered().sandbox(operator, asked)
+    def sandbox(
+        self, operator: Policy | None, asked: Policy | None, runtime: str | None = None
+    ) -> Built:
+        """What a named sandbox is built with; `runtime`: by the one of this name, and no other.
+        Raises SandboxError as `call` does, `invalid_request` for a runtime there is none of."""
+        return self._layered().sandbox(operator, asked, runtime)
 
     def tools(self, operator: Policy | None) -> list[ToolSpec]:
         """The tools that a policy does not rule out altogether."""
         return self._layered().tools(operator)
+
+    def _is_plain(self, named: NamedSandbox) -> bool:
+        """Whether it is what a call without a name would be given."""
+        return named.built.wall is self._walls.default and not named.terms.env
 
     def _shipped_plan(self, tool: ToolSpec, request: ToolRequest) -> Plan | None:
         """The plan where nobody wrote a policy; None where it would not be an `allow`."""

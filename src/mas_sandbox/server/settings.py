@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from .registry.quota import MAX_PER_PRINCIPAL, Quota
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
@@ -46,6 +48,7 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     audit_args: bool
     drain_timeout_s: float
+    quota: Quota
     log_level: str
     probe: bool
 
@@ -68,6 +71,7 @@ def parse_flags(arguments: Sequence[str]) -> Settings:
         allowed_hosts=tuple(given.allowed_host),
         audit_args=given.audit_args,
         drain_timeout_s=given.drain_timeout,
+        quota=Quota(given.max_sandboxes, given.quota_cpus, given.quota_mem_mb),
         log_level=given.log_level,
         probe=given.probe,
     )
@@ -168,6 +172,25 @@ def _parser() -> ArgumentParser:
         help="calls that may wait (default 1024)",
     )
     add(
+        "--max-sandboxes",
+        metavar="N",
+        type=_count(1),
+        default=MAX_PER_PRINCIPAL,
+        help=f"named sandboxes that one principal may have open (default {MAX_PER_PRINCIPAL})",
+    )
+    add(
+        "--quota-cpus",
+        metavar="N",
+        type=_processors,
+        help="processors that one principal's named sandboxes may have together",
+    )
+    add(
+        "--quota-mem-mb",
+        metavar="MIB",
+        type=_count(16),
+        help="memory that one principal's named sandboxes may have together",
+    )
+    add(
         "--pool",
         metavar="N",
         type=_count(0),
@@ -217,6 +240,13 @@ class _count:
         if value < self._least:
             raise ValueError
         return value
+
+
+def _processors(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 1_000_000:
+        raise ValueError
+    return value
 
 
 def _seconds(text: str) -> float:

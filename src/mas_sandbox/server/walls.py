@@ -99,16 +99,26 @@ class Walls:
     def __iter__(self) -> Iterator[Wall]:
         return iter(self._walls)
 
-    def choose(self, isolation: Isolation | None, controls: frozenset[Control]) -> Wall:
-        """The weakest that satisfies both.
+    def choose(
+        self, isolation: Isolation | None, controls: frozenset[Control], runtime: str | None = None
+    ) -> Wall:
+        """The weakest that satisfies both, or the one named `runtime` where that does.
 
-        Raises SandboxError `policy_unenforceable` with what each of them lacks, Unprobed
-        where that is to be found out first.
+        Raises SandboxError: `policy_unenforceable` with what each of them lacks,
+        `invalid_request` for a runtime that is not among them; Unprobed where that is to be
+        found out first.
         """
         floor = self.default.isolation.strength
+        usable = [wall for wall in self._walls if wall.isolation.strength >= floor]
+        if runtime is not None and runtime not in [wall.name for wall in usable]:
+            names = ", ".join(wall.name for wall in usable)
+            raise SandboxError(
+                ErrorCode.INVALID_REQUEST,
+                f"runtime: this daemon has no {runtime!r}; it has {names}",
+            )
         refusals = []
-        for wall in self._walls:
-            if wall.isolation.strength < floor:
+        for wall in usable:
+            if runtime not in (None, wall.name):
                 continue
             refusal = wall.refuses(isolation, controls)
             if not refusal:

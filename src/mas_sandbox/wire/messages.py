@@ -65,8 +65,8 @@ class Welcome:
     tools, file name -> Python source, never imported outside a call's process;
     `limits`: out of `LIMITS`, of all calls together, 1 or more, and none where missing.
     `mounts`: (path, "ro" or "rw") of host directories; the service `share/N` serves the
-    Nth. Only a toolrunner whose kernel is its own applies limits and mounts, before READY
-    or never.
+    Nth. Only a toolrunner whose kernel is its own applies limits and makes mounts, before READY
+    or never; elsewhere the wall did, and calls are let at them.
     """
 
     __slots__ = ("entropy", "extensions", "hostname", "limits", "mounts", "time_ns")
@@ -196,10 +196,11 @@ class Result:
 
     `exit_code`: 0-255, 128 + N where signal N ended it; `code` and `message`: set
     together when the call failed, empty otherwise; `cpu_us`, `max_rss_kb`: of the
-    call's processes, from `wait4` (the guest's word: the host bounds it).
+    call's processes, from `wait4` (the guest's word: the host bounds it); `reason`: why
+    the file system or a grant refused, out of `FILE_REASONS`.
     """
 
-    __slots__ = ("code", "cpu_us", "exit_code", "max_rss_kb", "message")
+    __slots__ = ("code", "cpu_us", "exit_code", "max_rss_kb", "message", "reason")
 
     def __init__(
         self,
@@ -208,12 +209,14 @@ class Result:
         message: str = "",
         cpu_us: int = 0,
         max_rss_kb: int = 0,
+        reason: str = "",
     ) -> None:
         self.exit_code = exit_code
         self.code = code
         self.message = message
         self.cpu_us = cpu_us
         self.max_rss_kb = max_rss_kb
+        self.reason = reason
 
     def encode(self) -> bytes:
         return strict_json.dumps({name: getattr(self, name) for name in self.__slots__})
@@ -227,12 +230,16 @@ class Result:
         exit_code = integer(fields, "exit_code")
         if exit_code > 255:
             raise ProtocolError(f"RESULT exit_code {exit_code} is over 255")
+        reason = text(fields, "reason")
+        if reason not in FILE_REASONS:
+            raise ProtocolError(f"RESULT reason {reason[:40]!r} is none of those known")
         return cls(
             exit_code=exit_code,
             code=code,
             message=text(fields, "message")[:MAX_MESSAGE_CHARS],
             cpu_us=integer(fields, "cpu_us"),
             max_rss_kb=integer(fields, "max_rss_kb"),
+            reason=reason,
         )
 
 
@@ -249,6 +256,20 @@ GUEST_CODES = frozenset(
     )
 )
 """What a guest may say of a call. The rest is the host's to find out."""
+FILE_REASONS = frozenset(
+    {
+        "",
+        "not_found",
+        "exists",
+        "is_a_directory",
+        "not_a_directory",
+        "permission",
+        "no_space",
+        "not_empty",
+        "too_large",
+    }
+)
+"""Why work on files failed, where it did for a reason that a program can act on."""
 
 
 def _fields(payload: bytes, names: tuple[str, ...], what: str) -> dict[str, Any]:

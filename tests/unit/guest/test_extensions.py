@@ -202,8 +202,8 @@ def test_an_async_function_is_run_to_its_end() -> None:
 
 def test_capabilities_are_the_operators_word() -> None:
     source = '''
-        CAPABILITIES = {"fetch": ["network"], "add": []}
-        def fetch(url: str) -> str:
+        CAPABILITIES = {"download": ["network"], "add": []}
+        def download(url: str) -> str:
             """Fetch."""
         def add(x: int) -> int:
             """Add."""

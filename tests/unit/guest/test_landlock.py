@@ -155,4 +155,4 @@ def test_an_older_abi_is_asked_for_no_more_than_it_knows() -> None:
 def test_read_only_paths_are_refused_where_truncation_would_pass_them_by(tmp_path: Path) -> None:
     for version in (1, 2):
         with pytest.raises(Refused, match=r"Linux 6\.2"):
-            landlock.restrict([("/workspace/lib", "ro")], str(tmp_path), version)
+            landlock.allow(-1, [("/workspace/lib", "ro")], str(tmp_path), version)

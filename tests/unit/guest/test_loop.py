@@ -146,7 +146,6 @@ def test_a_header_of_4_gib_ends_the_toolrunner_before_any_payload(host: Host) ->
     ("kind", "stream", "payload", "complaint"),
     [
         (Kind.HELLO, 0, b"", "unexpected frame kind"),
-        (Kind.STDIN, 1, b"x", "unexpected frame kind"),
         (Kind.CALL, 0, b"{}", "stream 0"),
         (Kind.PING, 7, b"", "stream 7"),
         (Kind.PING, 0, b"x" * 65, "65 bytes"),
@@ -168,6 +167,13 @@ def test_a_stream_in_use_cannot_be_opened_again_and_its_call_is_ended(host: Host
     frame = HEADER.pack(len(payload), Kind.CALL, running.number) + payload
     assert "in use" in broken_by(host, frame)
     assert not alive(pid)
+
+
+@pytest.mark.parametrize("kind", [Kind.STDIN, Kind.SIGNAL, Kind.RESIZE])
+def test_a_call_that_reads_nothing_is_told_nothing(host: Host, kind: Kind) -> None:
+    running = host.start_bash("sleep 600")
+    frame = HEADER.pack(4, kind, running.number) + b"\0\x09\0\x09"
+    assert f"a {kind.name} frame" in broken_by(host, frame)
 
 
 def test_credit_for_bytes_never_sent_ends_the_toolrunner(host: Host) -> None:
@@ -223,6 +229,15 @@ def test_floods_take_turns(host: Host) -> None:
             len(flood.stdout) > n + 1_000_000 for flood, n in zip(floods, begun, strict=True)
         )
     )
+
+
+def test_a_call_that_has_ended_is_answered_through_any_number_of_floods(host: Host) -> None:
+    floods = [host.start_bash("yes", output_bytes=10**9) for _ in range(8)]
+    host.until(lambda: all(flood.stdout for flood in floods))
+    for _ in range(5):
+        before = sum(len(flood.stdout) for flood in floods)
+        assert host.call("calculator", {"expression": "1+1"}).value == 2
+        assert sum(len(flood.stdout) for flood in floods) - before < 30_000_000
 
 
 def test_output_of_exactly_the_limit_is_no_failure(host: Host) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mas_sandbox.runtimes.base import Probe, Runtime, Sandbox, SandboxSpec
-from mas_sandbox.runtimes.pool import KEPT_SPECS, Pool
+from mas_sandbox.runtimes.pool import KEPT_SPECS, REFILL_AFTER_S, Pool
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
@@ -28,6 +28,13 @@ class CountedSandbox(Sandbox):
     def __init__(self, owner: CountingRuntime) -> None:
         self.channel = _Link()  # type: ignore[assignment]  # the pool asks nothing else of it
         self._owner = owner
+        self.warmed_up = False
+
+    async def warm_up(self) -> None:
+        await asyncio.sleep(0)
+        if self._owner.chills:
+            raise SandboxError(ErrorCode.GUEST_LOST, "told to fail")
+        self.warmed_up = True
 
     async def stop(self) -> None:
         self._owner.alive.discard(self)
@@ -45,7 +52,7 @@ class CountingRuntime(Runtime):
     def __init__(self) -> None:
         self.alive: set[CountedSandbox] = set()
         self.started = 0
-        self.fails = False
+        self.fails = self.chills = False
 
     async def probe(self) -> Probe:
         return Probe(available=True)
@@ -72,12 +79,51 @@ async def test_a_warm_sandbox_is_given_out_once_and_replaced() -> None:
     assert len(runtime.alive) == 2
     given = [await pool.acquire(SPEC) for _ in range(5)]
     assert len(set(given)) == 5
+    await asyncio.sleep(REFILL_AFTER_S)
     await settle()
     assert len(runtime.alive) == 7
     for sandbox in given:
         pool.release(sandbox)
     await pool.close()
     assert runtime.alive == set()
+
+
+async def test_what_is_given_out_of_the_pool_has_been_warmed_up() -> None:
+    runtime = CountingRuntime()
+    pool = Pool(runtime, 1)
+    first = await pool.acquire(SPEC)
+    await settle()
+    second = await pool.acquire(SPEC)
+    assert isinstance(first, CountedSandbox)
+    assert isinstance(second, CountedSandbox)
+    assert (first.warmed_up, second.warmed_up) == (False, True)
+    for sandbox in (first, second):
+        pool.release(sandbox)
+    await pool.close()
+
+
+async def test_one_that_cannot_be_warmed_up_is_not_kept() -> None:
+    runtime = CountingRuntime()
+    runtime.chills = True
+    pool = Pool(runtime, 2)
+    pool.warm(SPEC)
+    await settle()
+    assert (runtime.started, runtime.alive) == (2, set())
+    await pool.close()
+
+
+async def test_the_next_is_started_after_the_call_that_the_last_was_taken_for() -> None:
+    runtime = CountingRuntime()
+    pool = Pool(runtime, 2)
+    pool.warm(SPEC)
+    await settle()
+    await pool.acquire(SPEC)
+    await asyncio.sleep(REFILL_AFTER_S / 3)
+    assert runtime.started == 2
+    await pool.acquire(SPEC)  # the last one: now it is time
+    await settle()
+    assert runtime.started == 4
+    await pool.close()
 
 
 async def test_a_sandbox_that_died_while_waiting_is_not_given_out() -> None:

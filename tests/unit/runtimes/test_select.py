@@ -74,5 +74,5 @@ async def test_where_nothing_works_every_reason_and_mend_is_told(found: dict[str
 def test_a_config_file_for_a_runtime_without_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="leave -runtime-config out"):
         build_runtime("jail", tmp_path / "config.json")
-    with pytest.raises(SandboxError, match="there are auto, local, jail, microvm"):
-        build_runtime("gvisor")
+    with pytest.raises(SandboxError, match="there are auto, local, jail, gvisor, microvm"):
+        build_runtime("docker")

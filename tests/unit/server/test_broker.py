@@ -391,3 +391,17 @@ def test_a_thousand_callers_each_get_their_own_answer(tmp_path: Path) -> None:
         assert [reply.result["expression"] for reply in replies] == [str(n) for n in range(1000)]
 
     run(tmp_path, use, max_queue=1000)
+
+
+def test_no_operation_in_a_sandbox_that_came_up_without_a_control(tmp_path: Path) -> None:
+    runtime = MemoryRuntime()
+    runtime.sandbox_controls = frozenset(Control) - {Control.MEMORY}
+
+    async def use(made: Bench) -> None:
+        named = await made.broker.create(ALICE, None, 60)
+        with pytest.raises(SandboxError, match="without memory"):
+            async with made.broker.operation(ALICE, named.id, "process", {"argv": ["true"]}):
+                raise AssertionError("it was let in")
+        assert made.records("outcome")[0]["code"] == "policy_unenforceable"
+
+    run(tmp_path, use, runtime)

@@ -106,7 +106,8 @@ def test_the_matrix_tells_of_every_control(client: httpx2.Client) -> None:
 
 def test_every_endpoint_is_in_the_openapi_document(client: httpx2.Client) -> None:
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {
+    of_sandboxes = "/v1/sandboxes"  # see test_http_sandboxes.py and test_http_live_*.py
+    assert {path for path in document["paths"] if not path.startswith(of_sandboxes)} == {
         *("/v1/sandbox/execute", "/v1/sandbox/create", "/v1/sandbox/destroy"),
         *("/v1/sandbox/health", "/v1/tools", "/v1/runtimes"),
     }

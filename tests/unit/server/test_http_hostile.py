@@ -223,14 +223,14 @@ def test_what_a_form_can_send_is_a_415(door: Door, kind: bytes) -> None:
     assert status(door.send(request(kind=kind))) == 415
 
 
-def test_a_websocket_is_not_opened(door: Door) -> None:
+def test_a_websocket_is_opened_only_where_there_is_one(door: Door) -> None:
     with door.connect() as connection:
         connection.sendall(
             b"GET /v1/tools HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
             b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"
             b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        assert status(connection.recv(65536)) == 200
+        assert status(connection.recv(65536)) == 403
 
 
 def test_foreign_names_are_refused_before_the_token_is_looked_at(tmp_path: Path) -> None:

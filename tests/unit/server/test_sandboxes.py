@@ -28,7 +28,7 @@ def test_calls_by_name_share_one_sandbox_until_it_is_destroyed(tmp_path: Path) -
             named = await made.broker.create(ALICE, None, 60)
             await asyncio.gather(*(made.broker.execute(ALICE, call(named.id)) for _ in range(5)))
             assert [len(each.calls) for each in made.runtime.sandboxes] == [5]
-            made.broker.destroy(ALICE, named.id)
+            await made.broker.destroy(ALICE, named.id)
             await asyncio.sleep(0.01)
             assert made.runtime.living == []
             with pytest.raises(SandboxError) as gone:
@@ -48,7 +48,7 @@ def test_someone_elses_sandbox_is_as_absent_as_none(tmp_path: Path) -> None:
                     await made.broker.execute(BOB, call(name))
                 words.add(str(caught.value))
                 with pytest.raises(SandboxError) as caught:
-                    made.broker.destroy(BOB, name)
+                    await made.broker.destroy(BOB, name)
                 words.add(str(caught.value))
             assert len(words) == 1
             assert made.records("intent") == []

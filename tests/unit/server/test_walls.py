@@ -18,6 +18,7 @@ from mas_sandbox.server.broker import Broker
 from mas_sandbox.server.calls import Caller, ToolReply, ToolRequest
 from mas_sandbox.server.catalog import Catalog
 from mas_sandbox.server.plan import Planner
+from mas_sandbox.server.registry.store import Store
 from mas_sandbox.server.walls import Unprobed, Wall, Walls
 from mas_sandbox.tools.builtin import BUILTIN
 from mas_sandbox.wire.controls import Control
@@ -86,11 +87,13 @@ def test_a_stronger_wall_is_built_and_tried_only_when_a_call_asks_for_it(tmp_pat
         jail = made("jail", Isolation.PROCESS)
         machine = Wall("microvm", Isolation.VM, build)
         walls = Walls([Wall.standing(Pool(jail, 0), await jail.probe()), machine])
+        audit = AuditLog.open(tmp_path)
         broker = Broker(
             walls=walls,
             planner=Planner(walls, Catalog(BUILTIN), {}),
             admission=Admission(4, 4),
-            audit=AuditLog.open(tmp_path),
+            audit=audit,
+            store=Store(tmp_path, audit.instance, audit.is_alive),
         )
         operator = Policy.model_validate({"tools": ["*"], "tool_isolation": {"bash": "vm"}})
         try:
@@ -121,11 +124,13 @@ def test_a_call_in_a_sandbox_whose_wall_is_too_weak_is_refused(tmp_path: Path) -
     async def main() -> None:
         jail, machine = made("jail", Isolation.PROCESS), made("microvm", Isolation.VM)
         walls = Walls([Wall.standing(Pool(one, 0), await one.probe()) for one in (jail, machine)])
+        audit = AuditLog.open(tmp_path)
         broker = Broker(
             walls=walls,
             planner=Planner(walls, Catalog(BUILTIN), {}),
             admission=Admission(4, 4),
-            audit=AuditLog.open(tmp_path),
+            audit=audit,
+            store=Store(tmp_path, audit.instance, audit.is_alive),
         )
         alice = Caller("alice")
         try:
@@ -145,11 +150,13 @@ def test_a_call_that_takes_paths_away_needs_walls_that_hold_paths_inside(tmp_pat
     async def main() -> None:
         gvisor = made("gvisor", Isolation.KERNEL, Control.PATHS)
         walls = Walls([Wall.standing(Pool(gvisor, 0), await gvisor.probe())])
+        audit = AuditLog.open(tmp_path)
         broker = Broker(
             walls=walls,
             planner=Planner(walls, Catalog(BUILTIN), {}),
             admission=Admission(4, 4),
-            audit=AuditLog.open(tmp_path),
+            audit=audit,
+            store=Store(tmp_path, audit.instance, audit.is_alive),
         )
         alice = Caller("alice")
         less = Policy.model_validate({"paths": [{"path": "/workspace/a", "mode": "rw"}]})

@@ -30,6 +30,7 @@ EXAMPLES: list[Message] = [
     Call("bash", {}, paths=[]),
     Result(137, "timeout", "ended", 12, 34),
     Result(0),
+    Result(1, "tool_failed", "there is no such file", reason="not_found"),
 ]
 
 
@@ -109,6 +110,8 @@ def test_a_guest_reports_its_own_codes_only() -> None:
                 Result.parse(payload)
     with pytest.raises(ProtocolError, match="not the guest's"):
         Result.parse(Result(1, "made_up", "text").encode())
+    with pytest.raises(ProtocolError):
+        Result.parse(Result(1, "tool_failed", "text", reason="made_up").encode())
 
 
 def test_a_guests_claims_are_bounded() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 import socket
 import subprocess
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from mas_sandbox.wire.controls import Control
@@ -23,6 +21,7 @@ from ..jail.layout import toolrunner_command
 from ..jail.mounts import JailMounts, open_mounts
 from ..local import greet
 from ..ownership import Ownership
+from ..pid_namespace import end_all, first_process
 from ..process import ChildProcess
 from ..toolrunner import toolrunner_archive
 from .bundle import configuration
@@ -37,7 +36,6 @@ OWN_THREADS = 256
 """Threads that they take for themselves; some 35 when nothing runs."""
 THREADS_EACH = 32
 """Threads of the host behind one of the guest's, at most; 10 were seen with ptrace."""
-STOP_TIMEOUT_S = 5.0
 _CHANNEL = 0  # the only descriptors that every runsc passes on are standard input and output
 
 
@@ -62,7 +60,14 @@ class GvisorSandbox(Sandbox):
         return self._group.cpu_us()
 
     async def stop(self) -> None:
+        self._group.freezer.thaw()
         await self.releases.aclose()
+
+    async def _freeze(self) -> None:
+        await self._group.freezer.freeze()
+
+    async def _thaw(self) -> None:
+        self._group.freezer.thaw()
 
 
 class GvisorRuntime(Runtime):
@@ -133,8 +138,8 @@ class GvisorRuntime(Runtime):
             channel = await open_channel(ours)
             undo.push_async_callback(channel.aclose)
             await greet(channel, spec, name, process)
-            init = _first_process(info)
-            undo.push_async_callback(_end_all, os.pidfd_open(init))
+            init = first_process(info)
+            undo.push_async_callback(end_all, os.pidfd_open(init))
             sandbox = GvisorSandbox(name, channel, _ALWAYS | spec.limits, init, group)
             sandbox.releases = undo.pop_all()
             return sandbox
@@ -247,28 +252,6 @@ _ALWAYS = frozenset(
     }
 )
 """In force in every sandbox that started."""
-
-
-def _first_process(info: int) -> int:
-    """The host's id of the first process, as bubblewrap told it before runsc started."""
-    return int(json.loads(os.read(info, 4096))["child-pid"])
-
-
-async def _end_all(first_process: int) -> None:
-    """End the PID namespace and wait until the last process in it is gone: its first one
-    ends after all others (pid_namespaces(7))."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(first_process, signal.SIGKILL)
-    loop = asyncio.get_running_loop()
-    gone = asyncio.Event()
-    loop.add_reader(first_process, gone.set)
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await gone.wait()
-    finally:
-        loop.remove_reader(first_process)
-        os.close(first_process)
 
 
 async def _end(process: ChildProcess) -> None:

@@ -8,20 +8,22 @@ and what belongs to it, and everything else comes in through descriptors.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mas_sandbox.wire.isolation import WORKSPACE
+from mas_sandbox.wire.isolation import PROXY_PORT, WORKSPACE
 
 UID = GID = 1000
 """The user inside. It is mapped to the jail's own uid outside."""
 SHM_MB = 64
 SCRATCH_MB = 1024
 """Size of each scratch file system where the policy names none."""
+SCRATCH = ("/dev/shm", "/tmp", WORKSPACE)  # noqa: S108
 RUNNER = "/run/mas/toolrunner.pyz"
 
-_ETC = {
+ETC = {
     "/etc/passwd": "root:x:0:0:root:/:/bin/false\n"
     f"agent:x:{UID}:{GID}:agent:{WORKSPACE}:/bin/bash\n"
     "nobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -30,9 +32,19 @@ _ETC = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "/etc/resolv.conf": "",
 }
-_USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_ETC_OF_USR = ("/etc/alternatives", "/etc/ld.so.cache")
-"""Where Debian keeps links into /usr and the index of its libraries."""
+USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+ETC_OF_USR = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/certs")
+"""Where Debian keeps links into /usr, the index of its libraries, and the certificates of the
+authorities that TLS clients trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A host directory: `source` is a path, or an open descriptor, of bubblewrap's."""
+
+    source: str | int
+    path: str
+    writable: bool
 
 
 @dataclass(slots=True)
@@ -44,6 +56,13 @@ class Plan:
 
     def add(self, *words: str) -> None:
         self.arguments += words
+
+    def add_bind(self, bind: Bind) -> None:
+        option = "--bind" if bind.writable else "--ro-bind"
+        if isinstance(bind.source, int):
+            option += "-fd"
+            self.descriptors.append(bind.source)
+        self.add(option, str(bind.source), bind.path)
 
     def add_file(self, content: bytes, path: str, undo: ExitStack) -> None:
         """A read-only file with this content; no host path stands behind it."""
@@ -64,12 +83,19 @@ class Plan:
 
 
 def plan_jail(
-    *, runner: bytes, seccomp: bytes, info: int, scratch_mb: int, undo: ExitStack
+    *,
+    runner: bytes,
+    seccomp: Sequence[bytes],
+    info: int,
+    scratch_mb: int,
+    undo: ExitStack,
+    binds: Sequence[Bind] = (),
 ) -> Plan:
     """What bubblewrap is told about one jail.
 
-    `runner`: the toolrunner's archive; `info`: where bubblewrap tells of itself;
-    `undo` holds what must be closed once bubblewrap has started.
+    `runner`: the toolrunner's archive; `seccomp`: filters, each of which must allow;
+    `info`: where bubblewrap tells of itself; `undo` holds what must be closed once
+    bubblewrap has started; `binds`: outer ones before those inside them.
     """
     plan = Plan(descriptors=[info])
     plan.add("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net")
@@ -77,25 +103,29 @@ def plan_jail(
     plan.add("--die-with-parent", "--new-session", "--cap-drop", "ALL")
     plan.add("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox")
     plan.add("--ro-bind", "/usr", "/usr")
-    for name in _USR_LINKS:
+    for name in USR_LINKS:
         _add_usr_link(plan, name)
-    for path in _ETC_OF_USR:
+    for path in ETC_OF_USR:
         plan.add("--ro-bind-try", path, path)
-    for path, text in _ETC.items():
+    for path, text in ETC.items():
         plan.add_file(text.encode(), path, undo)
     plan.add_file(runner, RUNNER, undo)
     plan.add("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    for path, size_mb in (("/dev/shm", SHM_MB), ("/tmp", scratch_mb), (WORKSPACE, scratch_mb)):  # noqa: S108
+    for path, size_mb in zip(SCRATCH, (SHM_MB, scratch_mb, scratch_mb), strict=True):
         plan.add("--perms", "0700", "--size", str(size_mb << 20), "--tmpfs", path)
+    for bind in binds:
+        plan.add_bind(bind)
     plan.add("--remount-ro", "/", "--chdir", WORKSPACE)
-    plan.add("--info-fd", str(info), "--seccomp", str(plan.memory(seccomp, undo)))
+    plan.add("--info-fd", str(info))
+    for program in seccomp:
+        plan.add("--add-seccomp-fd", str(plan.memory(program, undo)))
     return plan
 
 
 def toolrunner_command(python: str, channel: int) -> list[str]:
     """The program inside: `channel` is the descriptor of its byte stream."""
     runner = [python, "-I", "-S", RUNNER, "--fd", str(channel)]
-    return [*runner, "--workspace", WORKSPACE, "--landlock"]
+    return [*runner, "--workspace", WORKSPACE, "--landlock", "--proxy", str(PROXY_PORT)]
 
 
 def _add_usr_link(plan: Plan, name: str) -> None:

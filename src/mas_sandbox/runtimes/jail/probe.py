@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import SandboxError
 
-from ..base import ControlStatus, Probe, SandboxSpec
+from ..base import THROUGH_THE_DAEMON, ControlStatus, Probe, SandboxSpec
+from ..proof.proven import proven
 from ..toolrunner import toolrunner_archive
+from .mounts import MEND, find_mechanism
 
 if TYPE_CHECKING:
     from .runtime import JailRuntime
@@ -27,16 +29,28 @@ OLDEST_BWRAP = (0, 8, 0)
 _BWRAP_DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/bin")
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 _DELEGATE = "systemd-run --user --scope -p Delegate=yes mas-sandboxd ... (or run it as root)"
+_OF_GROUPS = {
+    Control.MEMORY: (", swap off", _DELEGATE),
+    Control.CPU: ("", _DELEGATE),
+    Control.PIDS: ("", _DELEGATE),
+    Control.CPU_TIME: (" around the jail, and the toolrunner's sum over the tree", _DELEGATE),
+    Control.IO: (
+        " on the disks behind /usr and host directories",
+        f"{_DELEGATE}, with /usr on a file system that lies on one disk",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The programs a jail is made with, and whether the kernel has Landlock."""
+    """The programs a jail is made with, whether the kernel has Landlock, and by what means
+    host directories get in, if any does."""
 
     bwrap: str
     version: str
     python: str
     landlock: bool = False
+    host_paths: str = ""
 
 
 def find_tools() -> Tools | Probe:
@@ -73,7 +87,8 @@ async def probe_jail(
     What was found is kept in `kept_in`, a directory that a reboot clears, under a
     name made of everything the answer depends on.
     """
-    kept = kept_in / f"probe-jail-{_fingerprint()}.json"
+    fingerprint = _fingerprint()
+    kept = kept_in / f"probe-jail-{fingerprint}.json"
     tools = _read_kept(kept)
     if tools is None:
         found = find_tools()
@@ -87,9 +102,21 @@ async def probe_jail(
             problem = posture_problem(sandbox.init)
         if problem:
             return Probe(False, found.version, problem, "use a stronger runtime"), None
-        tools = replace(found, landlock=Control.PATHS in sandbox.enforced)
+        tools = replace(
+            found,
+            landlock=Control.PATHS in sandbox.enforced,
+            host_paths=find_mechanism(_said([found.bwrap, "--help"])),
+        )
         _keep(kept, tools)
-    return Probe(True, tools.version, controls=_controls(groups, tools.landlock)), tools
+    programs = tools
+    controls = await proven(
+        runtime.name,
+        fingerprint,
+        claims(groups, landlock=tools.landlock, host_paths=tools.host_paths),
+        lambda spec: runtime.start_with(programs, spec),
+        kept_in,
+    )
+    return Probe(True, tools.version, controls=controls), tools
 
 
 def posture_problem(first_process: int) -> str:
@@ -110,7 +137,10 @@ def posture_problem(first_process: int) -> str:
     return ""
 
 
-def _controls(groups: Mapping[Control, str], landlock: bool) -> dict[Control, ControlStatus]:
+def claims(
+    groups: Mapping[Control, str], *, landlock: bool, host_paths: str
+) -> dict[Control, ControlStatus]:
+    """What a jail can hold by what was found, before it is put to the proof."""
     controls = {
         Control.TIMEOUT: ControlStatus(True, "toolrunner, then the end of the PID namespace"),
         Control.OUTPUT: ControlStatus(True, "toolrunner and daemon both count"),
@@ -118,16 +148,23 @@ def _controls(groups: Mapping[Control, str], landlock: bool) -> dict[Control, Co
         Control.FILESYSTEM: ControlStatus(True, "mount namespace, read-only /usr"),
         Control.NETWORK: ControlStatus(True, "empty network namespace"),
         Control.PROCESSES: ControlStatus(True, "PID and IPC namespaces, a uid of its own"),
+        Control.EGRESS: ControlStatus(True, THROUGH_THE_DAEMON),
+        Control.BANDWIDTH: ControlStatus(True, THROUGH_THE_DAEMON),
         Control.SYSCALLS: ControlStatus(True, "seccomp filter"),
         Control.DISK: ControlStatus(True, "tmpfs with a size"),
+        Control.DISK_FILES: ControlStatus(True, "tmpfs with a number of inodes"),
+        Control.NOFILE: ControlStatus(True, "RLIMIT_NOFILE, which no process can raise"),
         Control.PATHS: ControlStatus(
             landlock, "Landlock", "" if landlock else "boot a kernel with Landlock (Linux 5.13)"
         ),
+        Control.HOST_PATHS: ControlStatus(
+            bool(host_paths), host_paths or "bind mounts", "" if host_paths else MEND
+        ),
     }
-    for control in (Control.MEMORY, Control.CPU, Control.PIDS):
-        mechanism = groups.get(control)
+    for control, (what, mend) in _OF_GROUPS.items():
+        version = groups.get(control)
         controls[control] = ControlStatus(
-            mechanism is not None, mechanism or "cgroup", "" if mechanism else _DELEGATE
+            version is not None, f"{version or 'cgroup'}{what}", "" if version else mend
         )
     return controls
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 import socket
 import subprocess
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
-from ..base import Probe, Runtime, Sandbox, SandboxSpec
+from ..base import Probe, Runtime, Sandbox, SandboxSpec, refuse_unenforceable
 from ..cgroup import Cgroups, Group, Limits
 from ..channel import Channel, open_channel
 from ..identity import Identities
+from ..limits_io import io_limit
 from ..local import greet
 from ..ownership import Ownership
+from ..pid_namespace import end_all, first_process
 from ..process import ChildProcess
 from ..toolrunner import toolrunner_archive
-from .layout import SCRATCH_MB, plan_jail, toolrunner_command
+from .layout import SCRATCH, SCRATCH_MB, plan_jail, toolrunner_command
+from .mounts import JailMounts, open_mounts
 from .probe import Tools, probe_jail
+from .scratch_files import limit_files
 from .seccomp import jail_filter
+from .seccomp_setuid import setuid_filter
 
 OWN_PROCESSES = 3
 """bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
@@ -46,8 +50,18 @@ class JailSandbox(Sandbox):
     def oom_kills(self) -> int:
         return self._group.oom_kills()
 
+    def cpu_us(self) -> int | None:
+        return self._group.cpu_us()
+
     async def stop(self) -> None:
+        self._group.freezer.thaw()
         await self.releases.aclose()
+
+    async def _freeze(self) -> None:
+        await self._group.freezer.freeze()
+
+    async def _thaw(self) -> None:
+        self._group.freezer.thaw()
 
 
 class JailRuntime(Runtime):
@@ -56,8 +70,15 @@ class JailRuntime(Runtime):
     name = "jail"
     isolation = Isolation.PROCESS
 
-    def __init__(self, ownership: Ownership, cgroups: Cgroups | None = None) -> None:
+    def __init__(
+        self,
+        ownership: Ownership,
+        cgroups: Cgroups | None = None,
+        protected: tuple[Path, ...] = (),
+    ) -> None:
+        """`protected`: directories of the daemon's that no sandbox may be given."""
         self._ownership = ownership
+        self._protected = protected
         self._cgroups = cgroups or Cgroups(ownership)
         self._identities = Identities()
         self._count = 0
@@ -76,8 +97,10 @@ class JailRuntime(Runtime):
         probe = await self.probe()
         if self._tools is None:
             raise SandboxError(ErrorCode.SANDBOX_CRASH, f"{probe.reason}; to mend it: {probe.mend}")
-        self._refuse_unenforceable(spec)
-        return await self.start_with(self._tools, spec)
+        refuse_unenforceable("jail", spec, probe)
+        sandbox = await self.start_with(self._tools, spec)
+        sandbox.enforced &= probe.enforced
+        return sandbox
 
     async def start_with(self, tools: Tools, spec: SandboxSpec) -> JailSandbox:
         """Start a jail with these programs, probed or not."""
@@ -94,17 +117,20 @@ class JailRuntime(Runtime):
         async with AsyncExitStack() as undo:
             user = self._identities.take()
             undo.callback(self._identities.give_back, user)
-            pids = None if spec.pids is None else spec.pids + OWN_PROCESSES
-            limits = Limits(spec.mem_mb, spec.cpus, pids)
-            group = self._cgroups.create(str(self._count), limits)
+            group = self._cgroups.create(str(self._count), self._limits(spec))
             undo.push_async_callback(group.remove)
-            process, ours, info = self._launch(tools, spec, user, group, undo)
+            with ExitStack() as opened:
+                mounts = self._mounts(tools, spec, user, opened)
+                process, ours, info = self._launch(tools, spec, user, group, mounts, undo)
             undo.callback(os.close, info)
             channel = await open_channel(ours)
-            undo.callback(channel.close)
+            undo.push_async_callback(channel.aclose)
             enforced = _ALWAYS | spec.limits | await greet(channel, spec, name, process)
-            init = _first_process(info)
-            undo.callback(_kill, os.pidfd_open(init))
+            init = first_process(info)
+            undo.push_async_callback(end_all, os.pidfd_open(init))
+            if spec.disk_files is not None:
+                given = {mount.path for mount in spec.mounts}
+                await limit_files(init, spec.disk_files, [p for p in SCRATCH if p not in given])
             sandbox = JailSandbox(name, channel, enforced, init, group)
             sandbox.releases = undo.pop_all()
             return sandbox
@@ -112,12 +138,20 @@ class JailRuntime(Runtime):
     async def close(self) -> None:
         self._ownership.close()
 
+    def _mounts(
+        self, tools: Tools, spec: SandboxSpec, user: int | None, undo: ExitStack
+    ) -> JailMounts:
+        directory = self._ownership.directory
+        protected = (directory, *self._protected)
+        return open_mounts(spec.mounts, tools.host_paths, user, directory, protected, undo)
+
     def _launch(
         self,
         tools: Tools,
         spec: SandboxSpec,
         user: int | None,
         group: Group,
+        mounts: JailMounts,
         undo: AsyncExitStack,
     ) -> tuple[ChildProcess, socket.socket, int]:
         """Start bubblewrap; our end of the channel, and the descriptor it tells of itself on.
@@ -138,10 +172,11 @@ class JailRuntime(Runtime):
                 inherited.callback(os.close, arguments_reader)
                 plan = plan_jail(
                     runner=self._runner,
-                    seccomp=jail_filter(),
+                    seccomp=_filters(mounts),
                     info=info_writer,
                     scratch_mb=SCRATCH_MB if spec.disk_mb is None else spec.disk_mb,
                     undo=inherited,
+                    binds=mounts.binds,
                 )
                 with os.fdopen(arguments_writer, "wb", 0) as arguments:
                     process = ChildProcess(
@@ -153,6 +188,7 @@ class JailRuntime(Runtime):
                         environment=dict(spec.env),
                         user=user,
                         groups=group.entrances(inherited),
+                        enter=mounts.enter,
                     )
                     undo.push_async_callback(_end, process)
                     arguments.write(plan.encoded())
@@ -161,41 +197,27 @@ class JailRuntime(Runtime):
                 raise
         return process, ours, info_reader
 
-    def _refuse_unenforceable(self, spec: SandboxSpec) -> None:
-        for control in sorted(spec.limits - {Control.DISK} - self._cgroups.controls.keys()):
-            raise SandboxError(
-                ErrorCode.POLICY_UNENFORCEABLE,
-                f"the jail cannot enforce {control} here: no control group can be made; "
-                "run `mas-sandbox doctor` for the command that mends it",
-            )
+    def _limits(self, spec: SandboxSpec) -> Limits:
+        pids = None if spec.pids is None else spec.pids + OWN_PROCESSES
+        io = io_limit(spec, ["/usr"], self._cgroups)
+        return Limits(spec.mem_mb, spec.cpus, pids, io, count_cpu=True)
 
 
 _ALWAYS = frozenset(
     {
         *(Control.TIMEOUT, Control.OUTPUT, Control.ENV, Control.FILESYSTEM),
-        *(Control.NETWORK, Control.PROCESSES, Control.SYSCALLS, Control.DISK),
+        *(Control.NETWORK, Control.PROCESSES, Control.SYSCALLS, Control.DISK, Control.NOFILE),
     }
 )
 """In force in every jail that started: bubblewrap fails when it cannot put one up."""
 
 
-def _first_process(info: int) -> int:
-    """The host's id of the jail's first process, as bubblewrap tells it on `--info-fd`.
-
-    It was told before the toolrunner could answer, so there is nothing to wait for.
-    """
-    return int(json.loads(os.read(info, 4096))["child-pid"])
-
-
-def _kill(first_process: int) -> None:
-    """End the jail: with its first process the kernel kills every other in its namespace."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(first_process, signal.SIGKILL)
-    os.close(first_process)
+def _filters(mounts: JailMounts) -> list[bytes]:
+    return [jail_filter(), setuid_filter()] if mounts.writable else [jail_filter()]
 
 
 async def _end(process: ChildProcess) -> None:
-    """End bubblewrap and wait until it, and so every process of the jail, is reaped."""
+    """End bubblewrap and wait until it is reaped."""
     process.kill()
     await asyncio.shield(process.ended)
     process.close()

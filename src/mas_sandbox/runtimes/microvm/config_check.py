@@ -17,7 +17,7 @@ LAST_NUMBER = 2**32 - 2
 """2^32 - 1 means "any" for a CID and for a port (vsock(7))."""
 MAX_BOOT_ARGS = 1024
 """Half of the kernel's command line on x86 (COMMAND_LINE_SIZE); the rest is the driver's."""
-_TAP = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_TAP = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _DRIVE = re.compile(r"[A-Za-z0-9_]{1,20}")
 
@@ -135,10 +135,14 @@ def _check_network(config: MicrovmConfig) -> None:
     network = config.network
     if network.enabled and network.tap_device is None:
         raise ValueError("network.tap_device is required when network.enabled is true")
-    if network.tap_device is not None and not _TAP.fullmatch(network.tap_device.replace(ID, "0")):
+    device = network.tap_device
+    # `all` and `default` are no devices but settings of every device (ip-sysctl.rst).
+    if device is not None and (
+        not _TAP.fullmatch(device.replace(ID, "0" * 8)) or device in ("all", "default")
+    ):
         raise ValueError(
-            f"network.tap_device: {network.tap_device!r} is not a device's name "
-            "(at most 15 letters, digits, '_', '.', '-')"
+            f"network.tap_device: {device!r} is not a device's name (a letter, then letters, "
+            "digits, '_', '.' and '-': at most 15, of which {id} is 8)"
         )
     mac = network.mac_address
     if mac is not None and not _MAC.fullmatch(mac.replace(ID, "00")):
@@ -149,9 +153,45 @@ def _check_network(config: MicrovmConfig) -> None:
         )
     for number, text in enumerate(network.allowed_cidrs):
         try:
-            ipaddress.ip_network(text)
+            block = ipaddress.ip_network(text)
         except ValueError as error:
             raise ValueError(f"network.allowed_cidrs[{number}]: {error}") from error
+        if network.enabled and block.version != 4:
+            raise ValueError(
+                f"network.allowed_cidrs[{number}]: {text} cannot be reached: IPv6 is off on a "
+                "machine's device; leave it out"
+            )
+    _check_subnet(network.subnet)
+    _check_hosts(network.allowed_hosts)
+
+
+def _check_subnet(text: str) -> None:
+    try:
+        subnet = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ValueError(f"network.subnet: {error}") from error
+    if subnet.prefixlen > 30 or subnet.is_loopback or subnet.is_multicast:
+        raise ValueError(
+            f"network.subnet: {text} has no room for a link of four addresses; name a block of "
+            "/30 or wider that nothing else uses"
+        )
+
+
+def _check_hosts(patterns: tuple[str, ...]) -> None:
+    if not patterns:
+        return
+    from pydantic import ValidationError  # takes 45 ms to import
+
+    from mas_sandbox.policy.grants import NetworkPolicy
+
+    try:
+        NetworkPolicy(hosts=patterns)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{part}]" for part in first["loc"][1:])
+        raise ValueError(
+            f"network.allowed_hosts{place}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def _check_drives(config: MicrovmConfig) -> None:

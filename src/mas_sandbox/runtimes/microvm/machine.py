@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from ..base import SandboxSpec
 from ..ownership import Ownership
 from .config import MicrovmConfig
 from .image.store import Image, find_image
-from .vm import Drive, Place, VmSpec
+from .template_store import TemplateStore, remove_template
+from .vm import Drive, Place, VmDriver, VmSpec
 
 DEFAULT_MEM_MB = 512
 GUEST_MIB = 192
 """What the guest's kernel and its toolrunner take beside the sandbox's memory."""
-STEP_MIB = 64
+LEAST_MIB = 64
 OVERLAY_MB = 1024
 """Size of the scratch space where the policy names none; held in the guest's memory."""
 
@@ -29,6 +29,7 @@ class MachinePlan:
         """`directory`: where templates are kept and machines live while they run."""
         self.config = config or MicrovmConfig()
         self.directory = directory
+        self.templates = TemplateStore(directory / "templates")
         self._sized = config is not None
         self._ownership = ownership
         self._image: Image | None = None
@@ -48,14 +49,15 @@ class MachinePlan:
         """The machine that a sandbox of this spec is cloned from, or for the one of this
         name, where its disks are its own.
 
-        Memory is rounded up, so that similar policies share one template; the sandbox's
-        own limit is held by the guest. Raises SandboxError as `image` does.
+        Memory is rounded up to a power of two, so that callers cannot ask for more than a
+        handful of templates; the sandbox's own limit is held by the guest. Raises
+        SandboxError as `image` does.
         """
         config = self.config.for_vm(name) if name else self.config
         mem_mib = config.machine.mem_mib
         if not self._sized:
-            wanted = (spec.mem_mb or DEFAULT_MEM_MB) + GUEST_MIB
-            mem_mib = -(-wanted // STEP_MIB) * STEP_MIB
+            wanted = max(LEAST_MIB, spec.mem_mb or DEFAULT_MEM_MB)
+            mem_mib = GUEST_MIB + (1 << (wanted - 1).bit_length())
         own_kernel = config.kernel_image is not None
         return VmSpec(
             kernel=Path(config.kernel_image) if config.kernel_image else self.image().kernel,
@@ -110,11 +112,14 @@ class MachinePlan:
             if self._ownership.abandoned(left.name):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def template_directory(self, key: str) -> Path:
-        """Where the template of this key is, or will be; `snapshot` names one made earlier."""
+    def template_directory(self, driver: VmDriver, machine: VmSpec) -> Path:
+        """Where the template of this machine is, or will be; `snapshot` names one made
+        earlier. Reads whole files the first time: call it in a thread."""
         if self.config.snapshot is not None:
             return Path(self.config.snapshot)
-        return self.directory / "templates" / key
+        origin = VmSpec(machine.kernel, machine.initrd, machine.rootfs)
+        key = driver.template_key(machine)
+        return self.templates.place(driver.template_key(origin), key)
 
     def discard(self, directory: Path) -> None:
         """Remove a template that is not whole; raises SandboxError for one that is not ours."""
@@ -124,9 +129,7 @@ class MachinePlan:
                 f"the snapshot {directory} cannot be used; make it again, or leave `snapshot` "
                 "out of the config file",
             )
-        doomed = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
-        directory.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove_template(directory)
 
 
 def _optional(path: str | None) -> Path | None:

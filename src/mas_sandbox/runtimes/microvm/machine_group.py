@@ -11,11 +11,12 @@ from pathlib import Path
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from ..cgroup import Group, mounts
+from ..cgroup import Group
+from ..cgroup_find import mounts
 from .config import CgroupConfig
 
 Setting = tuple[str, str, str]
-"""Controller, file and what is written to it."""
+"""Controller, file and what is written to it; without a file, the group alone is wanted."""
 
 
 def create_machine_group(config: CgroupConfig) -> Group:
@@ -33,9 +34,12 @@ def create_machine_group(config: CgroupConfig) -> Group:
             directory = _make(version, top, config.path)
             group.directories.append(directory)
             for controller, name, value in settings:
-                (directory / name).write_text(value)
+                if name:
+                    (directory / name).write_text(value)
                 if controller == "memory":
-                    group = Group(group.directories, directory)
+                    group.memory = directory
+                if version == 2 or controller == "cpuacct":
+                    group.counting = directory
             done = {controller for controller, _, _ in settings}
             wanted = {v: [s for s in kept if s[0] not in done] for v, kept in wanted.items()}
         left = sorted({controller for controller, _, _ in wanted[2]})
@@ -93,7 +97,7 @@ def _version_2(config: CgroupConfig) -> list[Setting]:
 
 
 def _version_1(config: CgroupConfig) -> list[Setting]:
-    settings = [("cpu", "cpu.cfs_period_us", str(config.cpu_period_us))]
+    settings = [("cpu", "cpu.cfs_period_us", str(config.cpu_period_us)), ("cpuacct", "", "")]
     settings.append(("cpu", "cpu.cfs_quota_us", str(config.cpu_quota_us or -1)))
     if config.cpu_weight is not None:
         # 100 and 1024 are what nobody asked for, in the one version and in the other.

@@ -50,16 +50,19 @@ class VmSpec:
     overlay_mb: int = 256
     boot_args: str = ""
     drives: tuple[Drive, ...] = ()
-    disk_limit: DiskLimit | None = None
     port: int = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A network device of the host, made by the operator, that a machine is joined to."""
+    """A network device of the host that a machine is joined to.
+
+    `descriptor`: its other end, open; None where the monitor opens it by its name.
+    """
 
     device: str
     mac_address: str | None = None
+    descriptor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Place:
     the monitor runs and not needed after the call; the group is the caller's to remove
     when `Vm.stop` has returned. A path of None is the driver's own choice below
     `directory`, and removed with it; files at other paths stay, sockets do not.
-    A machine with a `tap` is booted, never cloned.
+    A machine with a `tap` is booted, never cloned. `disk_limit`: of each of its drives.
     """
 
     id: str
@@ -85,6 +88,7 @@ class Place:
     log_path: Path | None = None
     metrics_path: Path | None = None
     tap: Tap | None = None
+    disk_limit: DiskLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,22 +14,28 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from ..auth import Authenticator
 from ..broker import Broker
 from ..listen import HostNames
+from ..live.files import Files
+from ..live.processes import Processes
+from ..live.signing import Signer
+from . import files, processes, sockets
 from .page import page
 from .problems import problem, problem_of
 from .routes import guarded, router
+from .sandboxes import router as sandboxes
 from .stack import stack
 from .strict import explain
 
 
 def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) -> FastAPI:
     """The ASGI application of one daemon."""
+    signer = Signer()
     app = FastAPI(
         title="mas-sandbox",
         version=__version__,
         summary="Runs agents' tool calls behind walls.",
         docs_url=None,
         redoc_url=None,
-        middleware=stack(authenticator, names),
+        middleware=stack(authenticator, names, signer),
         exception_handlers={
             SandboxError: _sandbox_error,
             RequestValidationError: _invalid,
@@ -37,8 +43,15 @@ def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) ->
         },
     )
     app.state.broker = broker
+    app.state.processes = Processes(broker)
+    app.state.files = Files(broker)
+    app.state.signer = signer
+    app.state.open_streams = set()
     app.include_router(router)
     app.include_router(guarded)
+    app.include_router(sandboxes)
+    for room in (processes, files, sockets):
+        app.include_router(room.router)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

@@ -9,6 +9,8 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from ..admission import Overloaded
 from ..broker import Draining
+from ..live.failure import FileError
+from ..sandboxes import WrongState
 
 STATUS: dict[ErrorCode, int] = {
     ErrorCode.POLICY_DENIED: 403,
@@ -16,7 +18,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.APPROVAL_REQUIRED: 403,
     ErrorCode.INVALID_REQUEST: 400,
     ErrorCode.NOT_FOUND: 404,
-    ErrorCode.TOOL_FAILED: 500,
+    ErrorCode.TOOL_FAILED: 422,
     ErrorCode.TIMEOUT: 504,
     ErrorCode.OUTPUT_LIMIT: 500,
     ErrorCode.OUT_OF_MEMORY: 500,
@@ -28,6 +30,30 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.INTERNAL: 503,
 }
 """For an error that a route raises; a call's own failure is inside a 200."""
+FILE_STATUS = {
+    "not_found": 404,
+    "exists": 409,
+    "not_empty": 409,
+    "is_a_directory": 422,
+    "not_a_directory": 422,
+    "permission": 403,
+    "no_space": 507,
+    "too_large": 413,
+}
+"""For the reason of a FileError."""
+
+
+class TooSlow(SandboxError):
+    """A body that does not arrive. `least`: the bytes a second that it must."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(
+            ErrorCode.INVALID_REQUEST,
+            f"the body arrives too slowly: {least} bytes a second are the least",
+        )
+
+
+_OWN_STATUS = {Draining: 503, WrongState: 409, TooSlow: 408}
 
 
 class JsonReply(Response):
@@ -40,15 +66,24 @@ class JsonReply(Response):
 
 
 def problem(
-    status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
+    status: int,
+    code: ErrorCode,
+    message: str,
+    headers: dict[str, str] | None = None,
+    reason: str = "",
 ) -> JsonReply:
-    """The body of every 4xx and 5xx: `{"error": {"code", "message"}}`."""
-    return JsonReply({"error": {"code": str(code), "message": message}}, status, headers)
+    """The body of every 4xx and 5xx: `{"error": {"code", "message"}}`, and `reason` where
+    there is one."""
+    error = {"code": str(code), "message": message} | ({"reason": reason} if reason else {})
+    return JsonReply({"error": error}, status, headers)
 
 
 def problem_of(error: SandboxError) -> JsonReply:
     """The problem that an error stands for."""
-    status = 503 if isinstance(error, Draining) else STATUS[error.code]
+    if isinstance(error, FileError) and error.reason:
+        status = FILE_STATUS[error.reason]
+        return problem(status, error.code, error.message, reason=error.reason)
+    status = _OWN_STATUS.get(type(error), STATUS[error.code])
     headers = None
     if isinstance(error, Overloaded):
         headers = {"retry-after": str(error.retry_after)}

@@ -106,8 +106,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _close_an_idle_one(self) -> bool:
         for other in self.connections:
-            assert isinstance(other, HttpToolsProtocol)  # the only kind this server makes
-            if other is not self and (other.cycle is None or other.cycle.response_complete):
+            if not isinstance(other, HttpToolsProtocol) or other is self:
+                continue  # a WebSocket is never idle: it has its own heartbeat
+            if other.cycle is None or other.cycle.response_complete:
                 other.transport.abort()
                 return True
         return False

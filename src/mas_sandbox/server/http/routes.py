@@ -33,7 +33,7 @@ from .strict import StrictRoute
 
 Value = TypeVar("Value")
 
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 """Written to nobody; nginx's number for it."""
 
 
@@ -51,9 +51,9 @@ TheBroker = Annotated[Broker, Depends(_broker)]
 TheCaller = Annotated[Caller, Depends(_caller)]
 
 # Only for the OpenAPI page: the layer `Authentication` has already asked.
-_bearer = HTTPBearer(auto_error=False, description="-auth-token, or a token of the policy file")
+bearer = HTTPBearer(auto_error=False, description="-auth-token, or a token of the policy file")
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "malformed body, or a field that does not fit"},
     401: {"model": Problem, "description": "no token, or nobody's"},
     403: {"model": Problem, "description": "unknown Host, foreign Origin, or policy_denied"},
@@ -66,7 +66,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(route_class=StrictRoute)
-guarded = APIRouter(route_class=StrictRoute, dependencies=[Depends(_bearer)], responses=_PROBLEMS)
+guarded = APIRouter(route_class=StrictRoute, dependencies=[Depends(bearer)], responses=PROBLEMS)
 
 
 @guarded.post("/v1/sandbox/execute", response_model=ExecuteReply, tags=["calls"])
@@ -85,9 +85,9 @@ async def execute(
         run_id=trace.run_id if trace else "",
         step_id=trace.step_id if trace else "",
     )
-    reply = await _while_connected(request, broker.execute(caller, asked))
+    reply = await while_connected(request, broker.execute(caller, asked))
     if reply is None:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     return JsonReply({"tool_call_id": reply.tool_call_id} | reply.as_json())
 
 
@@ -96,9 +96,9 @@ async def create(
     body: CreateRequest, request: Request, broker: TheBroker, caller: TheCaller
 ) -> Response:
     """Start a sandbox that lives until it is destroyed or idle, to name in later calls."""
-    named = await _while_connected(request, broker.create(caller, body.policy, body.idle_timeout_s))
+    named = await while_connected(request, broker.create(caller, body.policy, body.idle_timeout_s))
     if named is None:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     return JsonReply(
         {
             "sandbox_id": named.id,
@@ -112,7 +112,7 @@ async def create(
 @guarded.post("/v1/sandbox/destroy", tags=["sandboxes"])
 async def destroy(body: DestroyRequest, broker: TheBroker, caller: TheCaller) -> DestroyReply:
     """End a sandbox and all it holds. Calls that run in it end as `interrupted`."""
-    broker.destroy(caller, body.sandbox_id)
+    await broker.destroy(caller, body.sandbox_id)
     return DestroyReply(sandbox_id=body.sandbox_id)
 
 
@@ -153,7 +153,7 @@ async def health(broker: TheBroker) -> Health:
     )
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value | None:
+async def while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value | None:
     """The value of `work`; None, and `work` cancelled, when the client goes away first."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_gone(request))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from ..assembly import Daemon
@@ -26,6 +27,8 @@ from .app import build_app
 from .protocol import BoundedProtocol
 
 KEEP_ALIVE_S = 15
+MAX_MESSAGE = 256 * 1024
+"""Bytes of one WebSocket message."""
 LAST_WORDS_S = 2
 """How long written answers may take to leave, once every call has ended."""
 _HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
@@ -51,7 +54,7 @@ async def _serve(settings: Settings) -> None:
             app = build_app(daemon.broker, authenticator, HostNames(settings.allowed_hosts))
             server = build_server(app)
             _announce(daemon, listener, address.host, authenticator.required)
-            await _until_signalled(server, daemon, listener, settings.drain_timeout_s)
+            await _until_signalled(app, server, daemon, listener, settings.drain_timeout_s)
 
 
 def build_server(app: ASGIApp) -> Server:
@@ -60,7 +63,9 @@ def build_server(app: ASGIApp) -> Server:
         uvicorn.Config(
             app,
             http=BoundedProtocol,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE,
+            ws_per_message_deflate=False,  # a message is as large as it says
             loop="none",
             lifespan="off",
             log_config=None,
@@ -84,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 async def _until_signalled(
-    server: Server, daemon: Daemon, listener: socket.socket, grace_s: float
+    app: FastAPI, server: Server, daemon: Daemon, listener: socket.socket, grace_s: float
 ) -> None:
     """The first signal lets calls finish within `grace_s`; the second ends them at once."""
     loop = asyncio.get_running_loop()
@@ -106,6 +111,8 @@ async def _until_signalled(
     if signalled.is_set():
         _say(f"shutting down: running calls may take {grace_s:g} s more; again to end at once")
         await daemon.broker.drain(grace_s)
+        for stream in app.state.open_streams:
+            stream.cancel()
         server.should_exit = True
     stopping.cancel()
     await serving

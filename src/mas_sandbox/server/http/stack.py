@@ -19,23 +19,28 @@ from mas_sandbox.wire.errors import ErrorCode
 from mas_sandbox.wire.strict_json import MAX_BYTES
 
 from ..auth import Authenticator
+from ..calls import Caller
 from ..listen import HostNames
+from ..live.signing import Signer
 from .problems import problem
+from .uploads import Paced, is_streamed
 
 log = logging.getLogger(__name__)
 
 BODY_TIMEOUT_S = 10.0
+_REQUESTS = ("http", "websocket")
+"""What a client can open; a WebSocket is held to all that any request is, by its handshake."""
 OPEN_PATHS = frozenset({"/v1/sandbox/health", "/docs", "/openapi.json"})
 """What anyone may read: it tells nothing about anyone's calls."""
 
 
-def stack(authenticator: Authenticator, names: HostNames) -> list[Middleware]:
+def stack(authenticator: Authenticator, names: HostNames, signer: Signer) -> list[Middleware]:
     """The layers, outermost first."""
     return [
         Middleware(NoTracebacks),
         Middleware(KnownHosts, names),
         Middleware(KnownOrigins, names),
-        Middleware(Authentication, authenticator),
+        Middleware(Authentication, authenticator, signer),
         Middleware(BoundedBody),
     ]
 
@@ -75,7 +80,7 @@ class KnownHosts:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in _REQUESTS:
             hosts = Headers(scope=scope).getlist("host")
             server = scope.get("server") or ("", 0)
             if len(hosts) != 1 or not self._names.accepts(hosts[0], server[0]):
@@ -98,7 +103,7 @@ class KnownOrigins:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in _REQUESTS:
             headers = Headers(scope=scope)
             origins = headers.getlist("origin")
             if any(not self._names.same_origin(origin, headers["host"]) for origin in origins):
@@ -116,18 +121,14 @@ class KnownOrigins:
 class Authentication:
     """Puts the caller into the request's state, or answers 401 (RFC 6750)."""
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, signer: Signer) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._signer = signer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            given = Headers(scope=scope).getlist("authorization")
-            caller = (
-                self._authenticator.authenticate(given[0] if given else None)
-                if len(given) <= 1
-                else None
-            )
+        if scope["type"] in _REQUESTS and scope["path"] not in OPEN_PATHS:
+            caller = self._caller(scope)
             if caller is None:
                 refusal = problem(
                     401,
@@ -140,6 +141,16 @@ class Authentication:
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
+    def _caller(self, scope: Scope) -> Caller | None:
+        """By the token; where there is none, by the signature in the URL."""
+        given = Headers(scope=scope).getlist("authorization")
+        if len(given) > 1:
+            return None
+        query = scope["query_string"].decode("latin-1")
+        if not given and scope["type"] == "http" and "signature=" in query:
+            return self._signer.caller(scope["method"], scope["path"], query)
+        return self._authenticator.authenticate(given[0] if given else None)
+
 
 class _Refuse(Exception):
     def __init__(self, status: int, message: str) -> None:
@@ -148,15 +159,20 @@ class _Refuse(Exception):
 
 
 class BoundedBody:
-    """Reads the whole body before the route sees it: so much, in so long, and JSON only."""
+    """Reads the whole body before the route sees it: so much, in so long, and JSON only;
+    but for uploads, which the route reads as they come."""
 
     def __init__(self, app: ASGIApp, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self._app = app
+        self._paced = Paced(app)
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if is_streamed(scope):
+            await self._paced(scope, receive, send)
             return
         try:
             headers = Headers(scope=scope)

@@ -58,6 +58,8 @@ def full(files: dict[str, str]) -> dict[str, Any]:
             "tap_device": "tap{id}",
             "mac_address": "02:00:00:00:00:01",
             "allowed_cidrs": ["192.0.2.0/24", "2001:db8::/32"],
+            "allowed_hosts": ["api.example.org", "*.example.net"],
+            "subnet": "10.9.0.0/16",
         },
         "drives": [{"id": "data", "path": files["disk"], "read_only": True}],
         "cgroup": {
@@ -188,6 +190,11 @@ def test_the_reference_names_every_field() -> None:
         ("network.mac_address", "02-00", "network.mac_address: '02-00' is not of the form"),
         ("network.allowed_cidrs", ["10.0.0.1/8"], r"network.allowed_cidrs\[0\]: .*host bits"),
         ("network.allowed_cidrs", "10.0.0.0/8", "network.allowed_cidrs must be a list"),
+        ("network.tap_device", "tap-of-{id}-x", "network.tap_device: .*at most 15, of which"),
+        ("network.tap_device", "all", "network.tap_device: 'all' is not a device's name"),
+        ("network.allowed_hosts", ["*.org"], r"network.allowed_hosts\[0\]: .*top-level domain"),
+        ("network.subnet", "10.0.0.0/31", "network.subnet: 10.0.0.0/31 has no room"),
+        ("network.subnet", "fd00::/64", "network.subnet: "),
         ("drives", [{"id": "a"}], r"drives\[0\].path is missing"),
         ("drives", [{"id": "rootfs", "path": "/dev/null"}], r"drives\[0\].id: 'rootfs' is taken"),
         ("drives", [{"id": "a b", "path": "/dev/null"}], r"drives\[0\].id: 'a b' is not"),
@@ -238,15 +245,15 @@ def test_writable_drives_and_groups_of_a_pool_need_an_id(
     assert "cgroup.path is " in refusal(tmp_path, document)
 
 
-def test_an_enabled_network_needs_its_device_and_is_not_taken_yet(
+def test_an_enabled_network_needs_its_device_and_can_only_reach_ipv4(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
     document = changed(files, "network", {"enabled": True})
     assert "network.tap_device is required" in refusal(tmp_path, document)
     document["network"]["tap_device"] = "tap{id}"
-    with pytest.raises(SandboxError, match=r"network\.enabled") as caught:
-        load(tmp_path, document)
-    assert caught.value.code is ErrorCode.POLICY_UNENFORCEABLE
+    assert load(tmp_path, document).network.enabled
+    document["network"]["allowed_cidrs"] = ["192.0.2.0/24", "2001:db8::/32"]
+    assert r"network.allowed_cidrs[1]: 2001:db8::/32 cannot be" in refusal(tmp_path, document)
 
 
 @pytest.mark.parametrize(

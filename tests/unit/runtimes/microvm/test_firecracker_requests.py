@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ SPEC = VmSpec(
     overlay_mb=64,
     boot_args="loglevel=4",
     drives=(Drive("data", Path("/data.img")), Drive("own", Path("/own.img"), read_only=False)),
-    disk_limit=DiskLimit(bytes_per_s=1 << 20, operations_per_s=100),
     port=6000,
 )
 PLACE = Place(
@@ -29,6 +29,7 @@ PLACE = Place(
     cid=9,
     metrics_path=Path("/m"),
     tap=Tap("tap0", "02:00:00:00:00:01"),
+    disk_limit=DiskLimit(bytes_per_s=1 << 20, operations_per_s=100),
 )
 PLAIN = Place(id="vm-1", directory=Path("/run/vm-1"))
 
@@ -40,7 +41,7 @@ def bodies(steps: object) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize("place", [PLACE, PLAIN])
 @pytest.mark.parametrize("spec", [SPEC, VmSpec(kernel=Path("/k"), initrd=None, rootfs=Path("/r"))])
 def test_every_request_of_a_boot_and_of_a_load_keeps_to_the_api(spec: VmSpec, place: Place) -> None:
-    steps = [*requests.booting(spec, place), *requests.loading(place.metrics_path is not None)]
+    steps = [*requests.booting(spec, place), *requests.loading(spec, place)]
     for step in steps:
         parse(step.method, step.target, json.dumps(step.body))  # raises Fault
 
@@ -53,11 +54,12 @@ def test_the_guest_is_started_last_and_the_logger_comes_first() -> None:
 
 
 def test_a_load_is_preceded_by_logger_and_metrics_alone() -> None:
-    assert [step.target for step in requests.loading(True)] == [
+    observed = replace(PLAIN, metrics_path=Path("/m"))
+    assert [step.target for step in requests.loading(SPEC, observed)] == [
         *("/logger", "/metrics", "/snapshot/load")
     ]
-    assert [step.target for step in requests.loading(False)] == ["/logger", "/snapshot/load"]
-    load = bodies(requests.loading(False))["/snapshot/load"]
+    assert [step.target for step in requests.loading(SPEC, PLAIN)] == ["/logger", "/snapshot/load"]
+    load = bodies(requests.loading(SPEC, PLAIN))["/snapshot/load"]
     assert load["resume_vm"] is True
     memory = requests.LOADED + requests.MEMORY
     assert load["mem_backend"] == {"backend_type": "File", "backend_path": memory}
@@ -95,8 +97,21 @@ def test_no_path_of_the_host_reaches_a_snapshot() -> None:
 
 
 def test_what_is_not_limited_has_no_limiter() -> None:
-    unlimited = VmSpec(Path("/k"), None, Path("/r"), disk_limit=DiskLimit())
-    assert "rate_limiter" not in bodies(requests.booting(unlimited, PLAIN))["/drives/rootfs"]
-    one = VmSpec(Path("/k"), None, Path("/r"), disk_limit=DiskLimit(operations_per_s=5))
-    limiter = bodies(requests.booting(one, PLAIN))["/drives/rootfs"]["rate_limiter"]
+    unlimited = replace(PLAIN, disk_limit=DiskLimit())
+    assert "rate_limiter" not in bodies(requests.booting(SPEC, unlimited))["/drives/rootfs"]
+    one = replace(PLAIN, disk_limit=DiskLimit(operations_per_s=5))
+    limiter = bodies(requests.booting(SPEC, one))["/drives/rootfs"]["rate_limiter"]
     assert limiter == {"ops": {"size": 5, "refill_time": 1000}}
+
+
+def test_a_clone_s_drives_are_limited_after_the_load() -> None:
+    steps = list(requests.loading(SPEC, PLACE))
+    patches = steps[[step.target for step in steps].index("/snapshot/load") + 1 :]
+    assert [(step.method, step.target) for step in patches] == [
+        ("PATCH", f"/drives/{name}") for name in ("rootfs", "data", "own")
+    ]
+    limiter = {
+        "bandwidth": {"size": 1 << 20, "refill_time": 1000},
+        "ops": {"size": 100, "refill_time": 1000},
+    }
+    assert all(step.body["rate_limiter"] == limiter for step in patches)

@@ -16,7 +16,8 @@ from mas_sandbox.runtimes.microvm.config import (
     MicrovmConfig,
     ToolRunnerConfig,
 )
-from mas_sandbox.runtimes.microvm.machine import GUEST_MIB, STEP_MIB, MachinePlan
+from mas_sandbox.runtimes.microvm.machine import GUEST_MIB, MachinePlan
+from mas_sandbox.runtimes.microvm.qemu.driver import QemuDriver
 from mas_sandbox.runtimes.ownership import Ownership
 from mas_sandbox.wire.errors import SandboxError
 
@@ -49,14 +50,15 @@ def test_the_config_files_own_kernel_disk_and_size_are_taken(
     assert machine.boot_args == "loglevel=3 mas.command=/bin/runner mas.arg=-v"
 
 
-def test_similar_limits_share_a_machine_and_each_fits(
+def test_limits_share_a_handful_of_machines_and_each_fits(
     ownership: Ownership, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan(ownership, tmp_path, None)
     monkeypatch.setattr(made, "config", FILES)
-    sizes = {mem: made.machine(SandboxSpec(mem_mb=mem)).mem_mib for mem in (200, 210, 512, 4096)}
-    assert sizes[200] == sizes[210]
-    assert all(size >= mem + GUEST_MIB and size % STEP_MIB == 0 for mem, size in sizes.items())
+    sizes = {mem: made.machine(SandboxSpec(mem_mb=mem)).mem_mib for mem in range(16, 8193)}
+    assert all(size >= mem + GUEST_MIB for mem, size in sizes.items())
+    assert sizes[512] == 512 + GUEST_MIB
+    assert len(set(sizes.values())) == 8
 
 
 def test_writable_disks_are_each_machines_own_and_never_cloned(
@@ -102,7 +104,8 @@ def test_a_snapshot_of_the_operators_is_used_and_never_discarded(
     ownership: Ownership, tmp_path: Path
 ) -> None:
     made = plan(ownership, tmp_path, replace(FILES, snapshot=str(tmp_path)))
-    assert made.template_directory("0123") == tmp_path
+    driver = QemuDriver(MicrovmConfig(), tmp_path)
+    assert made.template_directory(driver, made.machine(SandboxSpec())) == tmp_path
     with pytest.raises(SandboxError, match="make it again"):
         made.discard(tmp_path)
     assert tmp_path.exists()

@@ -67,7 +67,7 @@ def test_no_file_is_named_by_a_path_of_the_host(wiring: Wiring) -> None:
 
 
 @pytest.mark.parametrize(
-    ("acceleration", "cpu"), [("tcg", "max"), ("kvm", "host"), ("hvf", "host")]
+    ("acceleration", "cpu"), [("tcg", "max,erms=off,la57=off"), ("kvm", "host"), ("hvf", "host")]
 )
 def test_the_processor_is_the_best_that_the_acceleration_has(acceleration: str, cpu: str) -> None:
     arguments = made(acceleration=acceleration)
@@ -107,8 +107,8 @@ def test_drives_follow_in_order_each_with_its_name_and_mode() -> None:
 
 
 def test_a_disk_limit_is_put_around_every_disk() -> None:
-    spec = replace(SPEC, drives=(Drive("data", Path("/d")),), disk_limit=DiskLimit(1 << 20, None))
-    arguments = made(spec, replace(COLD, disks=(14, 20)))
+    spec = replace(SPEC, drives=(Drive("data", Path("/d")),))
+    arguments = made(spec, replace(COLD, disks=(14, 20), disk_limit=DiskLimit(1 << 20, None)))
     limits = {each["id"]: each["limits"] for each in objects(arguments, "-object")}
     assert limits == {f"limit{index}": {"bps-total": 1 << 20} for index in (0, 1)}
     nodes = {each["node-name"]: each for each in objects(arguments, "-blockdev")}
@@ -140,3 +140,9 @@ def test_a_tap_device_is_joined_only_where_it_was_asked_for() -> None:
     arguments = made(wiring=replace(COLD, tap=Tap("tap7", "52:54:00:00:00:07")))
     assert values(arguments, "-netdev") == ["tap,id=network,ifname=tap7,script=no,downscript=no"]
     assert objects(arguments, "-device")[-1]["mac"] == "52:54:00:00:00:07"
+
+
+def test_a_tap_device_that_is_open_is_inherited() -> None:
+    wiring = replace(COLD, tap=Tap("tap7", "52:54:00:00:00:07", 33))
+    assert values(made(wiring=wiring), "-netdev") == ["tap,id=network,fd=33"]
+    assert 33 in wiring.descriptors

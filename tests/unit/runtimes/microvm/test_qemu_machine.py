@@ -16,15 +16,20 @@ from pathlib import Path
 import pytest
 
 from mas_sandbox.runtimes.microvm.config import MicrovmConfig
+from mas_sandbox.runtimes.microvm.qemu import driver as driver_module
+from mas_sandbox.runtimes.microvm.qemu import launch as launch_module
 from mas_sandbox.runtimes.microvm.qemu.driver import QemuDriver
 from mas_sandbox.runtimes.microvm.qemu.machine import read_hello
 from mas_sandbox.runtimes.microvm.vm import Drive, Place, Template, VmSpec
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.frames import Kind, ProtocolError, encode
+from mas_sandbox.wire.messages import PROTOCOL, Hello
 
 pytestmark = pytest.mark.anyio
 
 Build = Callable[[str], QemuDriver]
+
+HELLO = Hello(protocol=PROTOCOL, pid=1, python="3.11", tools=[], controls=[]).encode()
 
 
 @pytest.fixture
@@ -148,6 +153,8 @@ async def test_a_machine_dies_with_a_daemon_that_was_killed(
 import asyncio
 from pathlib import Path
 from mas_sandbox.runtimes.microvm.config import MicrovmConfig
+from mas_sandbox.runtimes.microvm.qemu import driver as driver_module
+from mas_sandbox.runtimes.microvm.qemu import launch as launch_module
 from mas_sandbox.runtimes.microvm.qemu.driver import QemuDriver
 from mas_sandbox.runtimes.microvm.vm import Place, VmSpec
 
@@ -185,14 +192,15 @@ async def test_the_console_is_kept_and_logged(
     program = (
         "import os, re, sys, time; "
         "console = re.search(r'id=console,fd=([0-9]+)', ' '.join(sys.argv))[1]; "
-        "os.write(int(console), b'Kernel panic\\n'); time.sleep(60)"
+        "os.write(int(console), b'Kernel panic - not syncing: why\\nRebooting\\n'); time.sleep(60)"
     )
     script = f'exec {sys.executable} -I -c "{program}" "$@"'
     async with await build(script).boot(spec, logged) as vm:
-        while "panic" not in vm.console_tail():
+        while "Rebooting" not in vm.console_tail():
             await asyncio.sleep(0.01)
-        assert "last words: Kernel panic" in await refused(vm.step("boot", _fail(), 1))
-    assert (tmp_path / "log").read_text() == "Kernel panic\n"
+        message = await refused(vm.step("boot", _fail(), 1))
+        assert message.endswith("; the machine's last words: Kernel panic - not syncing: why")
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "Rebooting"
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
@@ -203,6 +211,28 @@ async def test_a_probe_tells_why_nothing_booted(build: Build, spec: VmSpec, plac
     assert found.version == "7.2"
     assert {name for name, _ in found.tried} >= {"tcg"}
     assert "tcg: boot: " in found.reason
+
+
+async def test_a_kvm_that_opens_and_hangs_is_given_up_for_what_boots(
+    build: Build, spec: VmSpec, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (driver_module, launch_module):
+        monkeypatch.setattr(module, "KVM", tmp_path / "rootfs.ext4")
+    monkeypatch.setitem(driver_module.PROBE_TIMEOUT_S, "kvm", 0.3)
+    hello = encode(Kind.HELLO, 0, HELLO).hex()
+    says_hello = f"os.write(int(sys.argv[1]), bytes.fromhex('{hello}')); time.sleep(60)"
+    driver = build(
+        'case "$*" in *version*) echo QEMU emulator version 7.2; exit;; *"-accel kvm"*) '
+        "exec sleep 60;; esac\n"
+        'channel=$(echo "$*" | sed "s/.*id=channel,fd=\\([0-9]*\\).*/\\1/")\n'
+        f'exec {sys.executable} -c "import os, sys, time; {says_hello}" $channel'
+    )
+    started = time.monotonic()
+    found = await driver.probe(spec, place)
+    assert (found.available, found.acceleration) == (True, "tcg")
+    assert driver.acceleration == "tcg"
+    assert found.tried == (("kvm", "boot: no answer within 0.3 s"),)
+    assert time.monotonic() - started < 5
 
 
 async def test_a_machine_with_a_writable_drive_has_no_template(
@@ -237,7 +267,12 @@ async def test_a_template_key_depends_on_files_machine_and_monitor(
 
 
 async def test_hello_is_read_from_pieces_and_nothing_else_is_taken() -> None:
-    for said, good in ((encode(Kind.HELLO, 0, b"{}"), True), (encode(Kind.READY, 0), False)):
+    cases = (
+        (encode(Kind.HELLO, 0, HELLO), True),
+        (encode(Kind.HELLO, 0, b"{}"), False),
+        (encode(Kind.READY, 0), False),
+    )
+    for said, good in cases:
         ours, theirs = _pair()
         with ours, theirs:
             reading = asyncio.create_task(read_hello(ours))
@@ -245,7 +280,7 @@ async def test_hello_is_read_from_pieces_and_nothing_else_is_taken() -> None:
                 theirs.send(said[index : index + 1])
                 await asyncio.sleep(0)
             if good:
-                assert await reading == b"{}"
+                assert await reading == HELLO
             else:
                 with pytest.raises(ProtocolError):
                     await reading

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.frames import FROM_GUEST, FrameParser, Kind, ProtocolError
+from mas_sandbox.wire.messages import Hello
 
 from ..config import MicrovmConfig
 from ..seal import FileDigests, Seals, processor, template_key
@@ -132,8 +133,7 @@ class FirecrackerDriver(VmDriver):
                 root.add(requests.LOADED + name, directory / name)
 
         monitor = await self._start(spec, place, fill)
-        loading = requests.loading(place.metrics_path is not None)
-        return await self._told(spec, place, monitor, loading)
+        return await self._told(spec, place, monitor, requests.loading(spec, place))
 
     def _seal(self, root: Path, directory: Path, spec: VmSpec, hello: bytes) -> Template:
         return sealing.seal(self._seals, root, directory, spec, self.template_key(spec), hello)
@@ -235,6 +235,7 @@ async def _hello(end: socket.socket) -> bytes:
                 for kind, _, payload in parser.feed(data):
                     if kind is not Kind.HELLO:
                         raise ProtocolError(f"a {kind.name} frame before HELLO")
+                    Hello.parse(payload)  # before a template is made of whoever said it
                     return payload
                 if not data:
                     raise ProtocolError("nothing more, before HELLO was whole")

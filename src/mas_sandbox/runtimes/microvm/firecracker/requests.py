@@ -54,10 +54,10 @@ def booting(spec: VmSpec, place: Place) -> Iterator[Request]:
     machine = {"vcpu_count": spec.vcpu_count, "mem_size_mib": spec.mem_mib, "smt": False}
     yield Request("PUT", "/machine-config", machine)
     yield Request("PUT", "/boot-source", _boot_source(spec))
-    yield _drive("rootfs", ROOTFS, True, True, spec.disk_limit)
+    yield _drive("rootfs", ROOTFS, True, True, place.disk_limit)
     for drive in spec.drives:
         name = drive_name(drive.id)
-        yield _drive(drive.id, name, False, drive.read_only, spec.disk_limit)
+        yield _drive(drive.id, name, False, drive.read_only, place.disk_limit)
     if place.tap is not None:
         card = {"iface_id": "eth0", "host_dev_name": place.tap.device}
         if place.tap.mac_address is not None:
@@ -70,9 +70,10 @@ def booting(spec: VmSpec, place: Place) -> Iterator[Request]:
     yield Request("PUT", "/actions", {"action_type": "InstanceStart"})
 
 
-def loading(metrics: bool) -> Iterator[Request]:
-    """From a fresh monitor to a guest that goes on where its snapshot was made."""
-    yield from observing(metrics)
+def loading(spec: VmSpec, place: Place) -> Iterator[Request]:
+    """From a fresh monitor to a guest that goes on where its snapshot was made, and whose
+    drives have this place's limits: it is no sandbox yet before its WELCOME."""
+    yield from observing(place.metrics_path is not None)
     yield Request(
         "PUT",
         "/snapshot/load",
@@ -82,6 +83,11 @@ def loading(metrics: bool) -> Iterator[Request]:
             "resume_vm": True,
         },
     )
+    buckets = _buckets(place.disk_limit)
+    if buckets:
+        for name in ("rootfs", *(drive.id for drive in spec.drives)):
+            limited = {"drive_id": name, "rate_limiter": buckets}
+            yield Request("PATCH", f"/drives/{name}", limited)
 
 
 def _boot_source(spec: VmSpec) -> Json:

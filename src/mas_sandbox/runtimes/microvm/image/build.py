@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,12 @@ from .failure import Progress, bad_input, step_failed
 from .initramfs import pack_initramfs
 from .kernel import Kernel, read_kernel
 from .oci import open_container
+from .packages import BUILDING, Packages
 from .store import Image
 from .tree import Tree
 
 DEBIAN = "debian"
 DEFAULT_SUITE = "bookworm"
-_BUILDING = ".building-"
-_PACKAGES = ".packages"
 _MOUNT_POINTS = ("dev", "proc", "run", "sys")
 _UPPER = f"{python.HOME}/upper"
 _HOSTS = b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
@@ -88,7 +87,7 @@ class _Build:
     ) -> None:
         self._options = options
         self._inputs = inputs
-        self._packages = directory / _PACKAGES
+        self._packages = Packages(directory, options.suite, progress, options.mirror, options.force)
         self._work = work
         self._progress = progress
         self._out = work / "image"
@@ -133,15 +132,7 @@ class _Build:
         return store.keep(self._out, files, facts, self._options.out)
 
     def _fetched_parts(self) -> Path:
-        options = self._options
-        with_kernel = options.kernel is None
-        key = ["parts", options.suite, options.mirror or "", str(with_kernel)]
-        archive = self._fetched(
-            key,
-            lambda target: debian.fetch_parts(
-                target, options.suite, with_kernel, options.mirror, self._progress
-            ),
-        )
+        archive = self._packages.parts(with_kernel=self._options.kernel is None)
         parts = Tree(_new(self._work / "parts-spool"))
         with archive.open("rb") as file:
             parts.apply(file, str(archive))
@@ -152,12 +143,7 @@ class _Build:
         """Whether the toolrunner is to run with the Python that the source has."""
         options = self._options
         if options.source == DEBIAN:
-            archive = self._fetched(
-                ["rootfs", options.suite, options.mirror or "", *options.packages],
-                lambda target: debian.fetch_rootfs(
-                    target, options.suite, options.packages, options.mirror, self._progress
-                ),
-            )
+            archive = self._packages.rootfs(options.packages)
             with archive.open("rb") as file:
                 tree.apply(file, str(archive))
             return True
@@ -170,19 +156,6 @@ class _Build:
         with path.open("rb") as file:
             tree.apply(file, options.source)
         return False
-
-    def _fetched(self, key: list[str], fetch: Callable[[Path], None]) -> Path:
-        """An archive of packages, from before or fetched now."""
-        self._packages.mkdir(mode=0o700, exist_ok=True)
-        archive = self._packages / f"{_digest([*key, debian.architecture()])[:32]}.tar"
-        if self._options.force or not archive.exists():
-            temporary = archive.with_name(f"{_BUILDING}{archive.name}")
-            try:
-                fetch(temporary)
-                temporary.replace(archive)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return archive
 
     def _write_kernel(self, kernel: Kernel, busybox: bytes) -> Iterator[str]:
         for name, content in {
@@ -280,7 +253,7 @@ def _called(options: ImageOptions) -> str:
 def _workshop(above: Path) -> Iterator[Path]:
     """A directory that only we can enter: what is unpacked there may hold set-uid programs."""
     above.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=above))
+    work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=above))
     try:
         yield work
     finally:
@@ -289,7 +262,7 @@ def _workshop(above: Path) -> Iterator[Path]:
 
 def _sweep(directory: Path) -> None:
     """Remove what builds that were killed have left. The caller holds the lock."""
-    for left in directory.glob(".building-*"):
+    for left in directory.glob(f"{BUILDING}*"):
         shutil.rmtree(left, ignore_errors=True)
     for left in directory.glob(".doomed-*"):
         shutil.rmtree(left, ignore_errors=True)

@@ -15,12 +15,29 @@ from .failure import Progress, bad_input, require, run, said, step_failed
 _HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _SAID_LINES = 20
+ROOTFS_PACKAGES = ("python3", "python3-pip", "git", "curl", "usr-is-merged", "ca-certificates")
+"""Beside what Debian calls essential: what agents' programs take for granted."""
+_KERNEL_SUITES = {"bookworm": "bookworm-backports"}
+"""Where a suite's kernel is older than Linux 6.2, whose Landlock is the first that can hold
+a path read-only (ABI 3), one is taken from here."""
 _FETCH_KERNEL = """\
 set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 mkdir "$1/kernel"
 cd "$1/kernel"
-apt-get download "$(apt-cache depends PACKAGE |
+from=
+if [ KERNEL_SUITE != SUITE ]; then
+  sources="$1/etc/apt/sources.list.d/kernel.list"
+  sed -n 's/ SUITE main$/ KERNEL_SUITE main/p' "$1/etc/apt/sources.list" >"$sources"
+  if apt-get update -qq && apt-cache -t KERNEL_SUITE depends PACKAGE >/dev/null; then
+    from="-t KERNEL_SUITE"
+  else
+    echo 'I: KERNEL_SUITE cannot be had, and the kernel of SUITE holds no read-only paths' >&2
+    rm "$sources"
+    apt-get update -qq
+  fi
+fi
+apt-get download "$(apt-cache $from depends PACKAGE |
   sed -n 's/^ *Depends: \\(linux-image-[0-9]\\)/\\1/p' | head -n 1)"
 dpkg-deb -x ./*.deb .
 rm ./*.deb
@@ -37,8 +54,8 @@ def fetch_rootfs(
     target: Path, suite: str, packages: tuple[str, ...], mirror: str | None, progress: Progress
 ) -> None:
     """Write a root file system to `target`, a tar archive: Debian's essential packages,
-    Python, and `packages`. Raises SandboxError."""
-    wanted = ",".join(("python3", "usr-is-merged", *packages))
+    `ROOTFS_PACKAGES`, and `packages`. Raises SandboxError."""
+    wanted = ",".join((*ROOTFS_PACKAGES, *packages))
     options = ["--variant=essential", f"--include={wanted}", f"--hook-dir={_HOOK}"]
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     _mmdebstrap(f"making Debian {suite}", options, suite, target, mirror, progress)
@@ -48,13 +65,27 @@ def fetch_parts(
     target: Path, suite: str, kernel: bool, mirror: str | None, progress: Progress
 ) -> None:
     """Write packages' files to `target`, a tar archive, none of them set up: busybox, Python,
-    and Debian's cloud kernel where `kernel` is wanted. Raises SandboxError."""
+    and Debian's cloud kernel where `kernel` is wanted. Raises SandboxError.
+
+    It comes from `kernel_suite`; where that cannot be had, from the suite itself, and
+    `progress` is told so.
+    """
     options = ["--variant=extract", "--include=python3,busybox-static"]
     if kernel:
-        # By name: the package that depends on it would bring the tools for an initramfs too.
-        hook = _FETCH_KERNEL.replace("PACKAGE", f"linux-image-cloud-{architecture()}")
-        options.append(f"--extract-hook={hook}")
+        options.append(f"--extract-hook={kernel_hook(suite)}")
     _mmdebstrap(f"fetching packages of Debian {suite}", options, suite, target, mirror, progress)
+
+
+def kernel_hook(suite: str) -> str:
+    """A shell script that unpacks a kernel in the new root's /kernel."""
+    # By name: the package that depends on it would bring the tools for an initramfs too.
+    hook = _FETCH_KERNEL.replace("PACKAGE", f"linux-image-cloud-{architecture()}")
+    return hook.replace("KERNEL_SUITE", kernel_suite(suite)).replace("SUITE", suite)
+
+
+def kernel_suite(suite: str) -> str:
+    """Where the kernel of an image of this suite comes from."""
+    return _KERNEL_SUITES.get(suite, suite)
 
 
 def _mmdebstrap(

@@ -2,7 +2,8 @@
 # The first process of a guest: finds its disk and its channel, then becomes the toolrunner.
 # Kernel command line: mas.channel=serial | mas.channel=vsock:PORT, mas.overlay_mb=N,
 # mas.command=PROGRAM and mas.arg=WORD for another toolrunner than our own, and
-# ip=CLIENT::GATEWAY:NETMASK for a guest with a network device (as in the kernel's nfsroot.rst).
+# ip=CLIENT::GATEWAY:NETMASK for a guest with a network device (as in the kernel's nfsroot.rst),
+# mas.dns=ADDRESS for its resolver.
 # Every program here is busybox: its shell runs them without looking for files.
 
 /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc # busybox finds itself there
@@ -15,7 +16,7 @@ fail() {
   reboot -f
 }
 
-channel=serial overlay_mb=256 address= command= arguments=
+channel=serial overlay_mb=256 address= dns= command= arguments=
 read -r words </proc/cmdline
 for word in $words; do
   case $word in
@@ -24,6 +25,7 @@ for word in $words; do
   mas.command=*) command=${word#*=} ;;
   mas.arg=*) arguments="$arguments ${word#*=}" ;;
   ip=*) address=${word#*=} ;;
+  mas.dns=*) dns=${word#*=} ;;
   esac
 done
 
@@ -67,6 +69,7 @@ if [ -n "$address" ]; then
   ifconfig eth0 "$client" netmask "${rest%%:*}" up || echo "mas-init: no network device eth0"
   [ -z "$gateway" ] || route add default gw "$gateway"
 fi
+[ -z "$dns" ] || echo "nameserver $dns" >/root/etc/resolv.conf
 
 case $channel in
 vsock:*) set -- -port "${channel#vsock:}" ;;
@@ -90,4 +93,4 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.
 cd /
 [ -n "$command" ] || command="/opt/mas/bin/python3 -I -S /opt/mas/toolrunner.pyz"
 exec /bin/busybox switch_root /root $command $arguments \
-  "$@" -workspace /workspace -own-kernel
+  "$@" -workspace /workspace -own-kernel -proxy 3128

@@ -17,7 +17,7 @@ from .failure import bad_input, require, run
 MODULES = {
     "base": (
         *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "virtio_balloon"),
-        *("virtio-rng", "ext4", "overlay"),
+        *("virtio-rng", "ext4", "overlay", "fuse"),
     ),
     "vsock": ("vmw_vsock_virtio_transport",),
     "network": ("virtio_net",),

@@ -20,6 +20,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from .. import seal
 from ..config import MicrovmConfig
 from ..vm import Place, Template, VmDriver, VmProbe, VmSpec
+from .command import machine_words
 from .launch import KVM, VHOST, Qemu, launch
 from .machine import SAVE_TIMEOUT_S, Answer, QemuVm, read_hello
 from .template import MEMORY, STATE, OpenTemplate, load, reopened, restore, store, write
@@ -81,6 +82,7 @@ class QemuDriver(VmDriver):
             "drives": [[drive.id, made_of[drive.path]] for drive in spec.drives],
             "qemu": [self._find_version(), *_program_file(_find(self._program))],
             "acceleration": self.acceleration,
+            "machine": machine_words(self.acceleration),
             "vsock": self._vsock,
             "processor": seal.processor(),
             "format": seal.FORMAT,

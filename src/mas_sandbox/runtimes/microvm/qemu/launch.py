@@ -24,6 +24,8 @@ from .qmp import Qmp
 
 KVM = Path("/dev/kvm")
 VHOST = Path("/dev/vhost-vsock")
+_GROUP = stat.S_IRGRP | stat.S_IWGRP
+_OTHERS = stat.S_IROTH | stat.S_IWOTH
 ANY_CID = 3
 """The guest address that a config file has where it names none: any will do. On this
 host's vsock each machine needs one of its own."""
@@ -82,13 +84,14 @@ async def _launch(
             kernel=_boot_file(spec.kernel, place, inherited) if cold else None,
             initrd=_boot_file(spec.initrd, place, inherited) if cold else None,
             tap=place.tap,
+            disk_limit=place.disk_limit,
         )
         process = ChildProcess(
             command_line(qemu.binary, qemu.acceleration, spec, wiring),
             pass_fds=wiring.descriptors,
             environment={},
             user=place.user,
-            supplementary=_kvm_groups(qemu.acceleration),
+            supplementary=_kvm_groups(qemu.acceleration, place.user),
             groups=place.groups,
             die_with_parent=True,
         )
@@ -178,12 +181,20 @@ def _log(path: Path | None) -> LogFile | None:
         ) from error
 
 
-def _kvm_groups(acceleration: str) -> tuple[int, ...]:
+def _kvm_groups(acceleration: str, user: int | None) -> tuple[int, ...]:
     """The group that /dev/kvm is open to, which a user we drop to must have."""
-    if acceleration != "kvm":
+    if acceleration != "kvm" or user is None:
         return ()
     status = KVM.stat()
-    return (status.st_gid,) if status.st_gid and status.st_mode & stat.S_IRGRP else ()
+    if status.st_mode & _OTHERS == _OTHERS:
+        return ()
+    if status.st_gid and status.st_mode & _GROUP == _GROUP:
+        return (status.st_gid,)
+    raise SandboxError(
+        ErrorCode.SANDBOX_CRASH,
+        f"{KVM} is closed to the users that machines run as; run: groupadd -f kvm; "
+        f"chgrp kvm {KVM}; chmod 660 {KVM}",
+    )
 
 
 async def _reap(process: ChildProcess) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.frames import FrameParser, Kind, ProtocolError
+from mas_sandbox.wire.messages import Hello
 
 from ...process import ChildProcess
 from ..output import Output
@@ -22,6 +23,8 @@ STEP_TIMEOUT_S = 10.0
 SAVE_TIMEOUT_S = 60.0
 QUIT_TIMEOUT_S = 2.0
 _RETRY_S = 0.01
+_PANIC = "Kernel panic - not syncing: "
+"""What a kernel says before it says where it was."""
 
 Answer = TypeVar("Answer")
 Save = Callable[["QemuVm", Path], Awaitable[Template]]
@@ -94,15 +97,16 @@ class QemuVm(Vm):
                 return await work
         except TimeoutError as error:
             await self.kill()
-            raise self.crash(f"{name}: no answer within {timeout_s:g} s") from error
+            raise self.crash(f"{name}: no answer within {timeout_s:.3g} s") from error
         except (SandboxError, OSError, ProtocolError) as error:
             await self.kill()
             reason = error.message if isinstance(error, SandboxError) else str(error)
             raise self.crash(f"{name}: {reason}") from error
 
     def crash(self, reason: str) -> SandboxError:
-        """An error that ends with the last thing the machine said."""
-        *_, last = ["", *self.console_tail().splitlines()]
+        """An error that ends with the last thing the machine said, or why its kernel gave up."""
+        lines = self.console_tail().splitlines()
+        *_, last = ["", *lines[-1:], *(line for line in lines if _PANIC in line)]
         said = f"; the machine's last words: {last[-300:]}" if last else ""
         return SandboxError(ErrorCode.SANDBOX_CRASH, reason + said)
 
@@ -157,5 +161,6 @@ async def read_hello(end: socket.socket) -> bytes:
     parser = FrameParser(frozenset({Kind.HELLO}))
     while data := await loop.sock_recv(end, 4096):
         for _, _, payload in parser.feed(data):
+            Hello.parse(payload)  # before a template is made of whoever said it
             return payload
     raise ProtocolError("the channel was closed before the toolrunner said HELLO")
