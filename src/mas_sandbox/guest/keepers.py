@@ -81,14 +81,15 @@ class Keepers:
             os.close(telling)
         os.close(told)
 
-    def discard(self) -> None:
-        """End the one that waits."""
+    def discard(self) -> bool:
+        """End the one that waits; whether there was one."""
         if self._spare is None:
-            return
+            return False
         (kept, telling), self._spare = self._spare, None
         _close_all([telling, kept.line, kept.input_end, *kept.outputs])
         self.pids.discard(kept.pid)
         processes.end(kept.pid)  # and its process with it: both are orphans, to be reaped
+        return True
 
     def start(self, plan: Plan, process: Process) -> Kept:
         """Raises Refused when there is no process, descriptor or terminal to be had."""

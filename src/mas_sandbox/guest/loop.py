@@ -290,7 +290,7 @@ class Loop:
     def _start(self, stream: int, call: Call) -> None:
         self._check_free(stream, Kind.CALL)
         if self._started is not None:
-            self._started.keepers.discard()
+            self._started.untidy |= self._started.keepers.discard()
         self._preparing = self._launcher
         try:
             plan = self._plan(call, self._find(call.tool))

@@ -380,14 +380,14 @@ def test_the_toolrunner_keeps_no_descriptor_of_what_has_ended(host: Host) -> Non
         return len(os.listdir(f"/proc/{host.process.pid}/fd"))
 
     host.shell("true")
-    eventually(lambda: not keepers(host))
+    ready(host)
     before = descriptors()
     for _ in range(5):
         host.finish(host.start_process(["cat"], pty=(10, 10), timeout_ms=50))
         host.finish(host.start_process(["absent"]))
         host.shell("sleep 0.1 &")
-    eventually(lambda: not keepers(host) or host.take_for(0.05))
-    assert descriptors() <= before
+    ready(host)
+    assert descriptors() == before
 
 
 def test_after_a_process_one_waits_and_is_the_next(host: Host) -> None:
@@ -418,8 +418,7 @@ def test_nothing_waits_beside_what_runs(host: Host) -> None:
     spare = ready(host)
     running = host.start_bash("sleep 600")
     eventually(lambda: not alive(spare))
-    host.take_for(0.1)
-    assert len(children(host.process.pid)) == 1
+    eventually(lambda: len(children(host.process.pid)) == 1)
     host.cancel(running)
     host.finish(running)
     host.shell("sleep 600 >/dev/null 2>&1 &")
@@ -429,7 +428,9 @@ def test_nothing_waits_beside_what_runs(host: Host) -> None:
 
 def test_one_that_waited_in_vain_is_replaced(host: Host) -> None:
     host.shell("true")
-    os.kill(ready(host), signal.SIGKILL)
+    spare = ready(host)
+    os.kill(spare, signal.SIGKILL)
+    eventually(lambda: not alive(spare))
     assert host.shell("echo fine").stdout == b"fine\n"
     assert host.shell("echo fine").stdout == b"fine\n"
 
