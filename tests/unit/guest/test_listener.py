@@ -72,6 +72,19 @@ def test_each_connection_begins_with_hello_and_needs_its_own_welcome(
     assert toolrunner.welcomed().bash("echo next").stdout == b"next\n"
 
 
+def test_the_end_of_a_connection_ends_its_processes_and_what_they_left(
+    toolrunner: Listening,
+) -> None:
+    link = toolrunner.welcomed()
+    left = int(link.shell("setsid sleep 600 >/dev/null 2>&1 & echo $!").stdout)
+    running = pid_of(link, link.start_shell("echo $$; sleep 600"))
+    link.socket.close()
+    following = toolrunner.welcomed()
+    assert following.shell("echo next").stdout == b"next\n"
+    for pid in (left, running):
+        assert not Path(f"/proc/{pid}").exists()
+
+
 def test_the_end_of_a_connection_ends_its_calls(toolrunner: Listening) -> None:
     link = toolrunner.welcomed()
     pid = pid_of(link, link.start_bash("echo $$; (setsid sleep 600 &); sleep 600"))
