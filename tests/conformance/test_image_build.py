@@ -55,7 +55,7 @@ def link(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
 def test_the_toolrunner_comes_up_with_a_python_that_was_carried(link: Link, image: Image) -> None:
     assert image.python.endswith("carried")
     assert link.hello is not None
-    assert sorted(link.hello.controls) == ["disk", "memory", "paths", "pids"]
+    assert sorted(link.hello.controls) == ["disk", "disk_files", "memory", "paths", "pids"]
 
 
 def test_python_runs_and_its_standard_library_is_there(link: Link) -> None:
