@@ -11,11 +11,16 @@ class Bell:
     def __init__(self) -> None:
         self._rung: asyncio.Future[None] | None = None
 
-    async def wait(self) -> None:
-        """Until the next `ring`."""
+    def next(self) -> asyncio.Future[None]:
+        """Done at the next `ring`, counted from now and not from when it is awaited. It is
+        shared: await it through `wait`, or `asyncio.wait`, which cancels nothing."""
         if self._rung is None:
             self._rung = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._rung)
+        return self._rung
+
+    async def wait(self) -> None:
+        """Until the next `ring`."""
+        await asyncio.shield(self.next())
 
     def ring(self) -> None:
         if self._rung is not None:

@@ -150,11 +150,9 @@ class LiveProcess:
 
     async def _held_up(self) -> None:
         """Until a reader has moved, or there is no process to hold up."""
-        moved = asyncio.ensure_future(self.bell.wait())
-        try:
-            await asyncio.wait((moved, self.stream.result), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
+        # Not a task of its own, which would begin to listen after a reader has moved.
+        moved = self.bell.next()
+        await asyncio.wait((moved, self.stream.result), return_when=asyncio.FIRST_COMPLETED)
 
     def _end(self, ending: Ending) -> None:
         self.ending = ending
