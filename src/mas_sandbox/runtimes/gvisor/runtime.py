@@ -13,9 +13,10 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
-from ..base import Probe, Runtime, Sandbox, SandboxSpec
+from ..base import Probe, Runtime, SandboxSpec, refuse_unenforceable
 from ..cgroup import Cgroups, Group, Limits
-from ..channel import Channel, open_channel
+from ..channel import open_channel
+from ..grouped import GroupedSandbox
 from ..identity import Identities
 from ..jail.layout import toolrunner_command
 from ..jail.mounts import JailMounts, open_mounts
@@ -39,35 +40,9 @@ THREADS_EACH = 32
 _CHANNEL = 0  # the only descriptors that every runsc passes on are standard input and output
 
 
-class GvisorSandbox(Sandbox):
+class GvisorSandbox(GroupedSandbox):
     """A running sandbox. `init`: the host's id of the first process of its PID namespace,
     outside gVisor; runsc's processes are beneath it."""
-
-    def __init__(
-        self, name: str, channel: Channel, enforced: frozenset[Control], init: int, group: Group
-    ) -> None:
-        self.id = name
-        self.channel = channel
-        self.enforced = enforced
-        self.init = init
-        self.releases = AsyncExitStack()
-        self._group = group
-
-    def oom_kills(self) -> int:
-        return self._group.oom_kills()
-
-    def cpu_us(self) -> int | None:
-        return self._group.cpu_us()
-
-    async def stop(self) -> None:
-        self._group.freezer.thaw()
-        await self.releases.aclose()
-
-    async def _freeze(self) -> None:
-        await self._group.freezer.freeze()
-
-    async def _thaw(self) -> None:
-        self._group.freezer.thaw()
 
 
 class GvisorRuntime(Runtime):
@@ -103,13 +78,7 @@ class GvisorRuntime(Runtime):
         probe = await self.probe()
         if self._tools is None:
             raise SandboxError(ErrorCode.SANDBOX_CRASH, f"{probe.reason}; to mend it: {probe.mend}")
-        for control in sorted(spec.limits - probe.enforced):
-            status = probe.controls.get(control)
-            raise SandboxError(
-                ErrorCode.POLICY_UNENFORCEABLE,
-                f"gVisor cannot enforce {control} here"
-                + (f"; to mend it: {status.mend}" if status and status.mend else ""),
-            )
+        refuse_unenforceable("gVisor", spec, probe)
         sandbox = await self.start_with(self._tools, spec)
         sandbox.enforced &= probe.enforced
         return sandbox

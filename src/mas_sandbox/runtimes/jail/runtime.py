@@ -13,9 +13,10 @@ from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
 
-from ..base import Probe, Runtime, Sandbox, SandboxSpec, refuse_unenforceable
+from ..base import Probe, Runtime, SandboxSpec, refuse_unenforceable
 from ..cgroup import Cgroups, Group, Limits
-from ..channel import Channel, open_channel
+from ..channel import open_channel
+from ..grouped import GroupedSandbox
 from ..identity import Identities
 from ..limits_io import io_limit
 from ..local import greet
@@ -34,34 +35,8 @@ OWN_PROCESSES = 3
 """bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
 
 
-class JailSandbox(Sandbox):
+class JailSandbox(GroupedSandbox):
     """A running jail. `init`: the host's id of the jail's first process."""
-
-    def __init__(
-        self, name: str, channel: Channel, enforced: frozenset[Control], init: int, group: Group
-    ) -> None:
-        self.id = name
-        self.channel = channel
-        self.enforced = enforced
-        self.init = init
-        self.releases = AsyncExitStack()
-        self._group = group
-
-    def oom_kills(self) -> int:
-        return self._group.oom_kills()
-
-    def cpu_us(self) -> int | None:
-        return self._group.cpu_us()
-
-    async def stop(self) -> None:
-        self._group.freezer.thaw()
-        await self.releases.aclose()
-
-    async def _freeze(self) -> None:
-        await self._group.freezer.freeze()
-
-    async def _thaw(self) -> None:
-        self._group.freezer.thaw()
 
 
 class JailRuntime(Runtime):
