@@ -17,6 +17,10 @@ CHANNEL is one of
   -proxy PORT     listen on this port of 127.0.0.1 (0: any), pass what connects on to the
                   host's service `egress`, and name the port in every call's proxy variables
 
+or, to fork into a jail for each request that comes over an inherited socket,
+
+  mas-toolrunner -zygote N
+
 Flags take one dash or two. The daemon starts this program; by hand it is of no use:
 
   python3 -I -S toolrunner.pyz -fd 3 -workspace /workspace 3<>channel
@@ -59,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "help" in flags:
             print(__doc__.strip())  # noqa: T201
             return 0
+        if "zygote" in flags:
+            return _serve_jails(flags["zygote"])
         channel = _open_channel(flags)
         settings = _settings(flags)
     except _UsageError as error:
@@ -84,6 +90,15 @@ def _serve_callers(listener: Listener, settings: Settings) -> int:
     return 0
 
 
+def _serve_jails(control: str) -> int:
+    from .zygote.serve import serve
+
+    try:
+        return serve(int(control), main)
+    except (ValueError, OSError) as error:
+        raise _UsageError(f"-zygote {control}: {error}") from error
+
+
 def _serve(loop: Loop) -> int:
     try:
         loop.run()
@@ -105,7 +120,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
             raise _UsageError(f"unexpected argument {argument!r}")
         if name in ("help", "h", "landlock", "own-kernel") and not equals:
             flags["help" if name == "h" else name] = ""
-        elif name in (*_CHANNELS, "workspace", "tmp", "proxy") and (equals or pending):
+        elif name in (*_CHANNELS, "workspace", "tmp", "proxy", "zygote") and (equals or pending):
             flags[name] = value if equals else pending.pop()
         else:
             raise _UsageError(f"unknown or incomplete flag {argument!r}")

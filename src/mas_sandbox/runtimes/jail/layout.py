@@ -33,9 +33,12 @@ ETC = {
     "/etc/resolv.conf": "",
 }
 USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-ETC_OF_USR = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/certs")
-"""Where Debian keeps links into /usr, the index of its libraries, and the certificates of the
-authorities that TLS clients trust."""
+FILES_OF_HOST = ("/etc/ld.so.cache",)
+"""The index of its libraries, which is replaced whenever one is installed: every jail has
+the one of its day."""
+ETC_OF_USR = ("/etc/alternatives", *FILES_OF_HOST, "/etc/ssl/certs")
+"""Where Debian keeps links into /usr, that index, and the certificates of the authorities that
+TLS clients trust."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,48 +87,75 @@ class Plan:
 
 def plan_jail(
     *,
-    runner: bytes,
     seccomp: Sequence[bytes],
-    info: int,
     scratch_mb: int,
     undo: ExitStack,
+    runner: bytes | None,
+    info: int | None = None,
     binds: Sequence[Bind] = (),
 ) -> Plan:
-    """What bubblewrap is told about one jail.
+    """What bubblewrap, or the zygote, is told about one jail.
 
-    `runner`: the toolrunner's archive; `seccomp`: filters, each of which must allow;
-    `info`: where bubblewrap tells of itself; `undo` holds what must be closed once
-    bubblewrap has started; `binds`: outer ones before those inside them.
+    `seccomp`: filters, each of which must allow; `undo` holds what must be closed once the
+    jail has started; `runner`: the toolrunner's archive, None where what is common to all
+    jails is there already; `info`: where bubblewrap tells of itself; `binds`: outer ones
+    before those inside them.
     """
-    plan = Plan(descriptors=[info])
+    plan = Plan()
     plan.add("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net")
     plan.add("--unshare-uts", "--unshare-cgroup-try", "--disable-userns")
     plan.add("--die-with-parent", "--new-session", "--cap-drop", "ALL")
     plan.add("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox")
-    plan.add("--ro-bind", "/usr", "/usr")
-    for name in USR_LINKS:
-        _add_usr_link(plan, name)
-    for path in ETC_OF_USR:
+    if runner is not None:
+        _add_common(plan, runner, undo)
+    for path in FILES_OF_HOST:
         plan.add("--ro-bind-try", path, path)
-    for path, text in ETC.items():
-        plan.add_file(text.encode(), path, undo)
-    plan.add_file(runner, RUNNER, undo)
     plan.add("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
     for path, size_mb in zip(SCRATCH, (SHM_MB, scratch_mb, scratch_mb), strict=True):
         plan.add("--perms", "0700", "--size", str(size_mb << 20), "--tmpfs", path)
     for bind in binds:
         plan.add_bind(bind)
     plan.add("--remount-ro", "/", "--chdir", WORKSPACE)
-    plan.add("--info-fd", str(info))
+    if info is not None:
+        plan.add("--info-fd", str(info))
+        plan.descriptors.append(info)
     for program in seccomp:
         plan.add("--add-seccomp-fd", str(plan.memory(program, undo)))
     return plan
 
 
+def plan_common(runner: bytes, undo: ExitStack) -> Plan:
+    """What every jail's tree has alike, and where each puts its own."""
+    plan = Plan()
+    _add_common(plan, runner, undo)
+    return plan
+
+
+def _add_common(plan: Plan, runner: bytes, undo: ExitStack) -> None:
+    plan.add("--ro-bind", "/usr", "/usr")
+    for name in USR_LINKS:
+        _add_usr_link(plan, name)
+    for path in ETC_OF_USR:
+        if path not in FILES_OF_HOST:
+            plan.add("--ro-bind-try", path, path)
+    for path, text in ETC.items():
+        plan.add_file(text.encode(), path, undo)
+    plan.add_file(runner, RUNNER, undo)
+    for path in ("/proc", "/dev", *SCRATCH):
+        if not path.startswith("/dev/"):
+            plan.add("--dir", path)
+    for path in FILES_OF_HOST:
+        plan.add_file(b"", path, undo)
+
+
 def toolrunner_command(python: str, channel: int) -> list[str]:
     """The program inside: `channel` is the descriptor of its byte stream."""
-    runner = [python, "-I", "-S", RUNNER, "--fd", str(channel)]
-    return [*runner, "--workspace", WORKSPACE, "--landlock", "--proxy", str(PROXY_PORT)]
+    return [python, "-I", "-S", RUNNER, "--fd", str(channel), *toolrunner_arguments()]
+
+
+def toolrunner_arguments() -> list[str]:
+    """What it is told beside its channel."""
+    return ["--workspace", WORKSPACE, "--landlock", "--proxy", str(PROXY_PORT)]
 
 
 def _add_usr_link(plan: Plan, name: str) -> None:

@@ -22,7 +22,8 @@ from ..toolrunner import toolrunner_archive
 from .mounts import MEND, find_mechanism
 
 if TYPE_CHECKING:
-    from .runtime import JailRuntime
+    from .launch import LauncherName
+    from .runtime import JailRuntime, JailSandbox
 
 OLDEST_BWRAP = (0, 8, 0)
 """The first with `--disable-userns` and `--size`."""
@@ -44,13 +45,14 @@ _OF_GROUPS = {
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The programs a jail is made with, whether the kernel has Landlock, and by what means
-    host directories get in, if any does."""
+    host directories get in, if any does. `launcher`: what starts them here."""
 
     bwrap: str
     version: str
     python: str
     landlock: bool = False
     host_paths: str = ""
+    launcher: LauncherName = "bubblewrap"
 
 
 def find_tools() -> Tools | Probe:
@@ -80,14 +82,15 @@ def find_tools() -> Tools | Probe:
 
 
 async def probe_jail(
-    runtime: JailRuntime, groups: Mapping[Control, str], kept_in: Path
+    runtime: JailRuntime, launcher: LauncherName, groups: Mapping[Control, str], kept_in: Path
 ) -> tuple[Probe, Tools | None]:
-    """Build a jail without limits, look at its processes, and take it down again.
+    """Build a jail without limits, look at its processes, and take it down again. Where
+    `launcher` cannot build one, bubblewrap is to.
 
     What was found is kept in `kept_in`, a directory that a reboot clears, under a
     name made of everything the answer depends on.
     """
-    fingerprint = _fingerprint()
+    fingerprint = _fingerprint(launcher)
     kept = kept_in / f"probe-jail-{fingerprint}.json"
     tools = _read_kept(kept)
     if tools is None:
@@ -95,7 +98,7 @@ async def probe_jail(
         if isinstance(found, Probe):
             return found, None
         try:
-            sandbox = await runtime.start_with(found, SandboxSpec())
+            found, sandbox = await _start_first(runtime, found, launcher)
         except SandboxError as error:
             return Probe(False, found.version, error.message, _mend_namespaces()), None
         async with sandbox:
@@ -116,7 +119,21 @@ async def probe_jail(
         lambda spec: runtime.start_with(programs, spec),
         kept_in,
     )
-    return Probe(True, tools.version, controls=controls), tools
+    facts = {"launcher": tools.launcher}
+    return Probe(True, tools.version, controls=controls, facts=facts), tools
+
+
+async def _start_first(
+    runtime: JailRuntime, tools: Tools, launcher: LauncherName
+) -> tuple[Tools, JailSandbox]:
+    """A jail of this launcher, or of bubblewrap where that builds none. Raises SandboxError."""
+    try:
+        wanted = replace(tools, launcher=launcher)
+        return wanted, await runtime.start_with(wanted, SandboxSpec())
+    except SandboxError:
+        if tools.launcher == launcher:
+            raise
+        return tools, await runtime.start_with(tools, SandboxSpec())
 
 
 def posture_problem(first_process: int) -> str:
@@ -204,9 +221,9 @@ def _mend_namespaces() -> str:
     return "allow user namespaces for unprivileged users, or use -runtime microvm"
 
 
-def _fingerprint() -> str:
+def _fingerprint(launcher: LauncherName) -> str:
     """A name that changes with the kernel, the user, a program, or this package."""
-    facts = [platform.release(), str(os.geteuid()), toolrunner_archive().name]
+    facts = [platform.release(), str(os.geteuid()), toolrunner_archive().name, launcher]
     candidates = [*_PYTHONS, *(f"{directory}/bwrap" for directory in _BWRAP_DIRECTORIES)]
     for path in (*candidates, __file__):
         try:

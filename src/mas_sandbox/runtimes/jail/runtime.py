@@ -1,9 +1,7 @@
-"""The jail: namespaces, seccomp, Landlock and control groups, through bubblewrap."""
+"""The jail: namespaces, seccomp, Landlock and control groups."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 import subprocess
 from contextlib import AsyncExitStack, ExitStack
@@ -21,18 +19,14 @@ from ..identity import Identities
 from ..limits_io import io_limit
 from ..local import greet
 from ..ownership import Ownership
-from ..pid_namespace import end_all, first_process
-from ..process import ChildProcess
 from ..toolrunner import toolrunner_archive
-from .layout import SCRATCH, SCRATCH_MB, plan_jail, toolrunner_command
+from .bubblewrap import Bubblewrap
+from .launch import Launcher, LauncherName, Order, named_launcher
+from .layout import SCRATCH, SCRATCH_MB
 from .mounts import JailMounts, open_mounts
 from .probe import Tools, probe_jail
 from .scratch_files import limit_files
-from .seccomp import jail_filter
-from .seccomp_setuid import setuid_filter
-
-OWN_PROCESSES = 3
-"""bubblewrap outside, bubblewrap as the jail's first process, and the toolrunner."""
+from .zygote import Zygote
 
 
 class JailSandbox(GroupedSandbox):
@@ -40,7 +34,7 @@ class JailSandbox(GroupedSandbox):
 
 
 class JailRuntime(Runtime):
-    """Starts one bubblewrap for each sandbox."""
+    """Starts one jail for each sandbox."""
 
     name = "jail"
     isolation = Isolation.PROCESS
@@ -50,13 +44,18 @@ class JailRuntime(Runtime):
         ownership: Ownership,
         cgroups: Cgroups | None = None,
         protected: tuple[Path, ...] = (),
+        launcher: LauncherName | None = None,
     ) -> None:
-        """`protected`: directories of the daemon's that no sandbox may be given."""
+        """`protected`: directories of the daemon's that no sandbox may be given; `launcher`:
+        what starts jails, where it can, else bubblewrap does; by default what the environment
+        names. Raises SandboxError `invalid_request` where that is no launcher."""
         self._ownership = ownership
         self._protected = protected
         self._cgroups = cgroups or Cgroups(ownership)
         self._identities = Identities()
         self._count = 0
+        self._launcher = launcher or named_launcher()
+        self._launchers: dict[LauncherName, Launcher] = {}
         self._runner: bytes | None = None
         self._tools: Tools | None = None
         self._probe: Probe | None = None
@@ -64,7 +63,7 @@ class JailRuntime(Runtime):
     async def probe(self) -> Probe:
         if self._probe is None:
             self._probe, self._tools = await probe_jail(
-                self, self._cgroups.controls, self._ownership.directory
+                self, self._launcher, self._cgroups.controls, self._ownership.directory
             )
         return self._probe
 
@@ -89,20 +88,20 @@ class JailRuntime(Runtime):
     async def _start(self, tools: Tools, spec: SandboxSpec) -> JailSandbox:
         self._count += 1
         name = self._ownership.name(str(self._count))
+        launcher = self._launcher_of(tools, spec)
         async with AsyncExitStack() as undo:
             user = self._identities.take()
             undo.callback(self._identities.give_back, user)
-            group = self._cgroups.create(str(self._count), self._limits(spec))
+            group = self._cgroups.create(str(self._count), self._limits(launcher, spec))
             undo.push_async_callback(group.remove)
             with ExitStack() as opened:
                 mounts = self._mounts(tools, spec, user, opened)
-                process, ours, info = self._launch(tools, spec, user, group, mounts, undo)
-            undo.callback(os.close, info)
+                order, ours = self._order(spec, user, group, mounts, opened, undo)
+                launched = await launcher.launch(order, undo)
             channel = await open_channel(ours)
             undo.push_async_callback(channel.aclose)
-            enforced = _ALWAYS | spec.limits | await greet(channel, spec, name, process)
-            init = first_process(info)
-            undo.push_async_callback(end_all, os.pidfd_open(init))
+            enforced = _ALWAYS | spec.limits | await greet(channel, spec, name, launched.process)
+            init = launched.first_process(undo)
             if spec.disk_files is not None:
                 given = {mount.path for mount in spec.mounts}
                 await limit_files(init, spec.disk_files, [p for p in SCRATCH if p not in given])
@@ -111,6 +110,8 @@ class JailRuntime(Runtime):
             return sandbox
 
     async def close(self) -> None:
+        for launcher in self._launchers.values():
+            await launcher.close()
         self._ownership.close()
 
     def _mounts(
@@ -120,60 +121,49 @@ class JailRuntime(Runtime):
         protected = (directory, *self._protected)
         return open_mounts(spec.mounts, tools.host_paths, user, directory, protected, undo)
 
-    def _launch(
+    def _order(
         self,
-        tools: Tools,
         spec: SandboxSpec,
         user: int | None,
         group: Group,
         mounts: JailMounts,
+        inherited: ExitStack,
         undo: AsyncExitStack,
-    ) -> tuple[ChildProcess, socket.socket, int]:
-        """Start bubblewrap; our end of the channel, and the descriptor it tells of itself on.
-
-        It is in its control group before it runs, and has its arguments from a pipe, so
-        that nothing of the jail is ever unlimited and nothing shows in its command line.
-        """
-        if self._runner is None:
-            self._runner = toolrunner_archive().read_bytes()
+    ) -> tuple[Order, socket.socket]:
+        """What the jail is started with, and our end of its channel."""
         ours, theirs = socket.socketpair()
         undo.callback(ours.close)
-        with ExitStack() as inherited:
-            inherited.enter_context(theirs)
-            info_reader, info_writer = os.pipe()
-            inherited.callback(os.close, info_writer)
-            try:
-                arguments_reader, arguments_writer = os.pipe()
-                inherited.callback(os.close, arguments_reader)
-                plan = plan_jail(
-                    runner=self._runner,
-                    seccomp=_filters(mounts),
-                    info=info_writer,
-                    scratch_mb=SCRATCH_MB if spec.disk_mb is None else spec.disk_mb,
-                    undo=inherited,
-                    binds=mounts.binds,
-                )
-                with os.fdopen(arguments_writer, "wb", 0) as arguments:
-                    process = ChildProcess(
-                        [
-                            *(tools.bwrap, "--args", str(arguments_reader), "--"),
-                            *toolrunner_command(tools.python, theirs.fileno()),
-                        ],
-                        pass_fds=(theirs.fileno(), arguments_reader, *plan.descriptors),
-                        environment=dict(spec.env),
-                        user=user,
-                        groups=group.entrances(inherited),
-                        enter=mounts.enter,
-                    )
-                    undo.push_async_callback(_end, process)
-                    arguments.write(plan.encoded())
-            except BaseException:
-                os.close(info_reader)
-                raise
-        return process, ours, info_reader
+        inherited.enter_context(theirs)
+        order = Order(
+            channel=theirs.fileno(),
+            user=user,
+            entrances=group.entrances(inherited),
+            environment=dict(spec.env),
+            mounts=mounts,
+            scratch_mb=SCRATCH_MB if spec.disk_mb is None else spec.disk_mb,
+        )
+        return order, ours
 
-    def _limits(self, spec: SandboxSpec) -> Limits:
-        pids = None if spec.pids is None else spec.pids + OWN_PROCESSES
+    def _launcher_of(self, tools: Tools, spec: SandboxSpec) -> Launcher:
+        # What bubblewrap binds, the kernel locks: the jail's own namespace cannot change it.
+        name: LauncherName = "bubblewrap" if spec.mounts else tools.launcher
+        launcher = self._launchers.get(name)
+        if launcher is None:
+            launcher = (
+                Bubblewrap(tools.bwrap, tools.python, self._archive())
+                if name == "bubblewrap"
+                else Zygote(tools.python, self._archive())
+            )
+            self._launchers[name] = launcher
+        return launcher
+
+    def _archive(self) -> bytes:
+        if self._runner is None:
+            self._runner = toolrunner_archive().read_bytes()
+        return self._runner
+
+    def _limits(self, launcher: Launcher, spec: SandboxSpec) -> Limits:
+        pids = None if spec.pids is None else spec.pids + launcher.own_processes
         io = io_limit(spec, ["/usr"], self._cgroups)
         return Limits(spec.mem_mb, spec.cpus, pids, io, count_cpu=True)
 
@@ -184,15 +174,4 @@ _ALWAYS = frozenset(
         *(Control.NETWORK, Control.PROCESSES, Control.SYSCALLS, Control.DISK, Control.NOFILE),
     }
 )
-"""In force in every jail that started: bubblewrap fails when it cannot put one up."""
-
-
-def _filters(mounts: JailMounts) -> list[bytes]:
-    return [jail_filter(), setuid_filter()] if mounts.writable else [jail_filter()]
-
-
-async def _end(process: ChildProcess) -> None:
-    """End bubblewrap and wait until it is reaped."""
-    process.kill()
-    await asyncio.shield(process.ended)
-    process.close()
+"""In force in every jail that started: what starts it fails when it cannot put one up."""

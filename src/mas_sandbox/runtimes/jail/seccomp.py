@@ -19,7 +19,7 @@ from .seccomp_rules import RULES, Rule, When
 from .seccomp_tables import MACHINES, Machine
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT = 0x20, 0x15, 0x35, 0x45
-_AND, _RETURN = 0x54, 0x06
+_AND, _RETURN, _JUMP = 0x54, 0x06, 0x05
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
@@ -31,6 +31,9 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _SOCK_TYPE_MASK, _SOCK_RAW = 0xF, 3
 _FILE_TYPE, _CHARACTER, _BLOCK = 0o170000, 0o020000, 0o060000
+
+_IN_TURN = 3
+"""So few numbers are not worth dividing."""
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
@@ -61,18 +64,28 @@ def _program(machine: Machine) -> Iterable[Instruction]:
         yield _refuse(errno.ENOSYS)
     yield (_JUMP_GREATER_EQUAL, 0, 1, machine.newest + 1)
     yield _refuse(errno.ENOSYS)
-    for rule in RULES:
-        for name in rule.names:
-            if name in machine.numbers:
-                yield from _rule(rule, name, machine.numbers[name])
-    yield (_RETURN, 0, 0, _ALLOW)
+    bodies = {
+        machine.numbers[name]: [*_body(rule, name)]
+        for rule in RULES
+        for name in rule.names
+        if name in machine.numbers
+    }
+    yield from _search(sorted(bodies.items()))
 
 
-def _rule(rule: Rule, name: str, number: int) -> Iterable[Instruction]:
-    """One call: skip the body unless it is this number; the body ends in a return."""
-    body = [*_body(rule, name)]
-    yield (_JUMP_EQUAL, 0, len(body), number)
-    yield from body
+def _search(bodies: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Find a call's number among these by halves, and do what its body says, which ends in a
+    return. (The kernel runs a filter for every number there is when it is loaded: one that
+    looks at them in turn costs a jail a quarter of a millisecond more.)"""
+    if len(bodies) <= _IN_TURN:
+        found: list[Instruction] = []
+        for number, body in bodies:
+            found += [(_JUMP_EQUAL, 0, len(body), number), *body]
+        return [*found, (_RETURN, 0, 0, _ALLOW)]
+    middle = len(bodies) // 2
+    lower, upper = _search(bodies[:middle]), _search(bodies[middle:])
+    far = (_JUMP, 0, 0, len(lower))  # a conditional jump reaches 255 instructions
+    return [(_JUMP_GREATER_EQUAL, 0, 1, bodies[middle][0]), far, *lower, *upper]
 
 
 def _body(rule: Rule, name: str) -> Iterable[Instruction]:
