@@ -77,8 +77,9 @@ class CodeOutput(_Body):
 
 class CodeResult(_Body):
     """Something to look at. `data`: the same thing by media type: `text/plain`, `text/html`,
-    `text/markdown`, `text/latex`, `image/svg+xml`, `application/json` (any JSON value),
-    `image/png` and `image/jpeg` in base64; `main`: it is the value of the last expression."""
+    `text/markdown`, `text/latex`, `image/svg+xml` and others as text; `application/json` and
+    what ends with `+json` as any JSON value; `image/png`, `image/jpeg` and `application/pdf` in
+    base64. `main`: it is the value of the last expression."""
 
     type: Literal["result"]
     data: dict[str, Any]
@@ -114,9 +115,15 @@ class CodeEvent(
     """One event of a run, the same over WebSocket, server-sent events and NDJSON."""
 
 
+class InterruptMessage(_Body):
+    """What a client may say over a run's WebSocket after its body: interrupt it."""
+
+    type: Literal["interrupt"]
+
+
 class Execution(_Body):
     """A whole run: the answer of `POST .../code/run` to whoever accepts no stream. `truncated`:
-    more was printed than is told here."""
+    more was printed, or shown, than is told here."""
 
     context_id: str
     execution: int

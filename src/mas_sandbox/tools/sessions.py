@@ -27,7 +27,7 @@ SESSIONS = {
         ),
         ToolSpec(
             "code",
-            "Run code in a context that keeps its variables: language, code.",
+            "Run code in a context that keeps its variables: operation, language, code.",
             _ANYTHING,
             frozenset({Capability.EXEC, Capability.FILE}),
         ),
