@@ -35,9 +35,10 @@ class SharePort(_Body):
 
 class SharedPort(_Body):
     """A token for one port and nothing else. `path`: where the server is below the daemon's
-    address; `host`: the name it has of its own, where the daemon was given a domain; `url`: what
-    a browser opens once, without scheme and host for `path`; `expires`: Unix time, after which
-    the token is nobody's. It ends with the sandbox and with the daemon as well."""
+    address; `host`: the name it has of its own, with the daemon's port, where the daemon was
+    given a domain; `url`: what a browser opens, with the token: whole where there is a `host`,
+    else without scheme and host, as `path`; `expires`: Unix time, after which the token is
+    nobody's. It ends with the sandbox and with the daemon as well."""
 
     port: PortNumber
     token: str

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 BACKLOG = 2048
+MAX_PORT = 65535
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"(?=.{{1,200}}$){_LABEL}(\.{_LABEL})*")
+_PORT_LABEL = re.compile("([1-9][0-9]{0,4})-sb[-_]([0-9a-f]{32})")
 MIN_EXPOSED_TOKEN_CHARS = 16
 """A token shorter than this is not accepted where other machines may try tokens."""
 
@@ -80,12 +85,40 @@ class HostNames:
     A page in a browser can make any name of its own resolve to this machine; the
     name then stands in the Host header. So that header must be a loopback name, the
     very address that the connection came in on, or a name the operator allowed.
+
+    Beneath `ports_domain` every port of every sandbox has a name of its own,
+    `{port}-{sandbox}.{domain}`, which is the port's and never the daemon's.
     """
 
-    def __init__(self, allowed: tuple[str, ...] = ()) -> None:
+    def __init__(self, allowed: tuple[str, ...] = (), ports_domain: str | None = None) -> None:
         self._allowed = frozenset(
             {"localhost", "127.0.0.1", "::1", *(name.lower().rstrip(".") for name in allowed)}
         )
+        self._ports_domain = ports_domain.lower().rstrip(".") if ports_domain else None
+        if self._ports_domain is not None and not _DOMAIN.fullmatch(self._ports_domain):
+            raise _bad(
+                f"-ports-domain {ports_domain!r} is not a domain; write a name that all names "
+                "beneath lead here, such as localhost or ports.example.com"
+            )
+
+    def port_of(self, host_header: str) -> tuple[str, int] | None:
+        """The sandbox and the port whose name this is; None for any other name."""
+        host = _host_of(host_header) if self._ports_domain else None
+        label, _, domain = (host or "").rstrip(".").partition(".")
+        named = _PORT_LABEL.fullmatch(label) if domain == self._ports_domain else None
+        if named is None or int(named[1]) > MAX_PORT:
+            return None
+        return f"sb_{named[2]}", int(named[1])
+
+    def name_of(self, sandbox_id: str, port: int, host_header: str) -> str | None:
+        """What `port_of` reads, with the port by which the daemon is addressed; None where it
+        has no domain for ports. An underscore, which some take for no part of a host name, is
+        written as a hyphen."""
+        if self._ports_domain is None:
+            return None
+        daemon_port = host_header.rpartition(":")[2]
+        at = f":{daemon_port}" if daemon_port.isdigit() and ":" in host_header else ""
+        return f"{port}-{sandbox_id.replace('_', '-')}.{self._ports_domain}{at}"
 
     def accepts(self, host_header: str, local_address: str) -> bool:
         """`local_address`: the connection's own address on this side."""

@@ -1,4 +1,4 @@
-"""URLs that let whoever holds one read or write one file, for a while."""
+"""What lets whoever holds it do one thing, for a while: a URL of one file, a token of one port."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 METHODS = ("GET", "PUT")
 _FIELDS = ["expires", "path", "signature"]
 _ROUTE = "/v1/sandboxes/{}/files"
+_PORT = "port"
+"""In the place of a method, which is upper case: no URL's signature is a port's."""
 
 
 class Signer:
@@ -28,8 +30,7 @@ class Signer:
         self, caller: Caller, method: str, sandbox_id: str, path: str, expires_s: int
     ) -> tuple[str, int]:
         """The URL, without scheme and host, and when it ends as Unix time."""
-        who = hmac.digest(self._key, caller.name.encode(), "sha256").hex()[:16]
-        self._callers[who] = caller
+        who = self._remembered(caller)
         expires = int(time.time()) + expires_s
         route = _ROUTE.format(quote(sandbox_id, safe=""))
         signature = f"{self._digest(who, method, route, path, expires)}.{who}"
@@ -47,11 +48,37 @@ class Signer:
             return None
         given = dict(fields)
         digest, _, who = given["signature"].partition(".")
+        return self._signed(digest, who, method, route, given["path"], given["expires"])
+
+    def share(self, caller: Caller, sandbox_id: str, port: int, expires_s: int) -> tuple[str, int]:
+        """A token for one port of one sandbox, of digits, letters and points, and when it ends
+        as Unix time."""
+        who = self._remembered(caller)
+        expires = int(time.time()) + expires_s
+        return (
+            f"{expires}.{who}.{self._digest(who, _PORT, sandbox_id, str(port), expires)}",
+            expires,
+        )
+
+    def holder(self, token: str, sandbox_id: str, port: int) -> Caller | None:
+        """On whose behalf the holder of a token for this port acts; None for one that is not
+        ours, or not for this port, or over."""
+        expires, _, rest = token.partition(".")
+        who, _, digest = rest.partition(".")
+        return self._signed(digest, who, _PORT, sandbox_id, str(port), expires)
+
+    def _remembered(self, caller: Caller) -> str:
+        who = hmac.digest(self._key, caller.name.encode(), "sha256").hex()[:16]
+        self._callers[who] = caller
+        return who
+
+    def _signed(
+        self, digest: str, who: str, method: str, route: str, path: str, expires: str
+    ) -> Caller | None:
         caller = self._callers.get(who)
-        expires = given["expires"]
         if caller is None or not (expires.isascii() and expires.isdigit() and len(expires) < 12):
             return None
-        wanted = self._digest(who, method, route, given["path"], int(expires))
+        wanted = self._digest(who, method, route, path, int(expires))
         if not hmac.compare_digest(wanted.encode(), digest.encode()):
             return None
         return caller if time.time() < int(expires) else None

@@ -25,12 +25,14 @@ _TIMEOUT_SECONDS = 10.0
 def connect(args: dict[str, Any], files: Files) -> dict[str, Any]:
     """{port} -> {sent, received} in bytes, once the server has ended its direction.
 
-    The end of the input ends the other one. Raises ToolFailure with the reason `not_found`
-    where nothing listens.
+    The end of the input ends the other one. Something is written to standard error once the
+    server is there, which may be long before it says anything. Raises ToolFailure with the
+    reason `not_found` where nothing listens.
     """
     only(args, "port")
-    port = integer(args, "port", 0, 1, 65535)
-    return _relay(_connected(port))
+    server = _connected(integer(args, "port", 0, 1, 65535))
+    write_all(2, b"connected\n")
+    return _relay(server)
 
 
 def _connected(port: int) -> _socket.socket:
