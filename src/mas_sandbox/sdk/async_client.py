@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from mas_sandbox.api.models import (
-    CreateReply,
-    DestroyReply,
-    Health,
-    RuntimeInfo,
-    RuntimeList,
-    ToolInfo,
-    ToolList,
-)
-from mas_sandbox.api.sandboxes import SandboxInfo, SandboxList
+from mas_sandbox.api.models import Health, RuntimeInfo, RuntimeList, ToolInfo, ToolList
 
 from . import http
-from .calls import Body, CallOptions, decode, encode, http_body, plain
-from .errors import NotFound, Overloaded
-from .lifecycle import SANDBOXES, SandboxOptions, list_path, open_body, sandbox_path
+from .asked import Asked, lives
+from .async_connection import AsyncConnection
+from .calls import CallOptions, http_body
 from .result import ToolResult
 
 if TYPE_CHECKING:
     import httpx2
 
-    from mas_sandbox.api.sandboxes import State
-    from mas_sandbox.policy.model import Policy
+    from mas_sandbox.api.sandboxes import SandboxInfo, State
 
-
-class AsyncSandbox:
-    """One named sandbox: files written by one call are there for the next.
-
-    `id` names it in other clients, `info` says what walls are around it.
-    """
-
-    def __init__(self, client: AsyncClient, info: CreateReply) -> None:
-        self._client = client
-        self.info = info
-        self.id = info.sandbox_id
-
-    async def execute(
-        self, tool: str, args: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> ToolResult:
-        """`AsyncClient.execute` in this sandbox."""
-        options["sandbox_id"] = self.id
-        return await self._client.execute(tool, args, **options)
+    from .async_sandbox import AsyncSandbox
 
 
 class AsyncClient:
@@ -70,18 +42,10 @@ class AsyncClient:
         retries: int = 0,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        import httpx2
-
-        self.url = http.daemon_url(url)
-        self._retries = retries
-        self._failures = (httpx2.HTTPError, httpx2.InvalidURL)
-        self._http = httpx2.AsyncClient(
-            headers=http.headers(token),
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, http.CONNECT_TIMEOUT_S)),
-            limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=100),
-            trust_env=False,
-            transport=transport,
+        self.connection = AsyncConnection(
+            url, token, timeout=timeout, retries=retries, transport=transport
         )
+        self.url = self.connection.url
 
     async def execute(
         self, tool: str, args: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
@@ -90,51 +54,25 @@ class AsyncClient:
 
         Returns failed calls too: `result.ok` tells, `result.raise_for_error()` raises.
         """
-        content = await self._send("POST", http.EXECUTE, http_body(tool, args, options))
-        return decode(ToolResult, content)
-
-    async def create(
-        self,
-        *,
-        policy: Policy | Mapping[str, Any] | None = None,
-        idle_timeout_s: int | None = None,
-    ) -> CreateReply:
-        """Start a sandbox that lives until it is destroyed or idle for `idle_timeout_s`."""
-        content = await self._send("POST", http.CREATE, http.create_body(policy, idle_timeout_s))
-        return decode(CreateReply, content)
-
-    async def destroy(self, sandbox_id: str) -> None:
-        """End a sandbox and all it holds; raises NotFound when there is none of that id."""
-        content = await self._send("POST", http.DESTROY, {"sandbox_id": sandbox_id})
-        decode(DestroyReply, content)
+        body = http_body(tool, args, options)
+        return await self.connection.ask(Asked("POST", http.EXECUTE, ToolResult, body))
 
     @asynccontextmanager
-    async def sandbox(
-        self,
-        *,
-        policy: Policy | Mapping[str, Any] | None = None,
-        idle_timeout_s: int | None = None,
-    ) -> AsyncIterator[AsyncSandbox]:
+    async def sandbox(self, **options: Unpack[lives.SandboxOptions]) -> AsyncIterator[AsyncSandbox]:
         """A sandbox for the length of an `async with` block.
 
         async with client.sandbox() as sandbox:
             await sandbox.execute("write_file", {"path": "a.txt", "content": "hello"})
             await sandbox.execute("read_file", {"path": "a.txt"})
         """
-        sandbox = AsyncSandbox(
-            self, await self.create(policy=policy, idle_timeout_s=idle_timeout_s)
-        )
-        try:
-            yield sandbox
-        finally:
-            # It may have died, or been idle for too long: gone is what is asked for.
-            with suppress(NotFound):
-                await self.destroy(sandbox.id)
+        from .async_sandbox import AsyncSandbox
 
-    async def open_sandbox(self, **options: Unpack[SandboxOptions]) -> SandboxInfo:
-        """Start a sandbox that lives until its time is over, it is idle, or it is deleted."""
-        content = await self._send("POST", SANDBOXES, open_body(options))
-        return decode(SandboxInfo, content)
+        async with AsyncSandbox(self, await self.open_sandbox(**options), ends=True) as sandbox:
+            yield sandbox
+
+    async def open_sandbox(self, **options: Unpack[lives.SandboxOptions]) -> SandboxInfo:
+        """Start a sandbox that lives until its time is over, it is idle, or it is destroyed."""
+        return await self.connection.ask(lives.opened(options))
 
     async def sandboxes(
         self, *, metadata: Mapping[str, str] | None = None, states: Sequence[State] = ()
@@ -143,8 +81,7 @@ class AsyncClient:
         hold; `states`: running, paused and interrupted where none are given."""
         cursor = None
         while True:
-            content = await self._send("GET", list_path(metadata, states, cursor))
-            page = decode(SandboxList, content)
+            page = await self.connection.ask(lives.page(metadata, states, cursor))
             for each in page.sandboxes:
                 yield each
             cursor = page.next_cursor
@@ -153,40 +90,39 @@ class AsyncClient:
 
     async def sandbox_info(self, sandbox_id: str) -> SandboxInfo:
         """How a sandbox is, or how it ended; raises NotFound when there is none of that id."""
-        content = await self._send("GET", sandbox_path(sandbox_id))
-        return decode(SandboxInfo, content)
+        return await self.connection.ask(lives.about(sandbox_id))
 
     async def extend(self, sandbox_id: str, timeout_s: int) -> SandboxInfo:
         """Let a sandbox live for so long from now on."""
-        return await self._change(sandbox_id, "extend", {"timeout_s": timeout_s})
+        return await self.connection.ask(lives.changed(sandbox_id, "extend", timeout_s))
 
     async def pause(self, sandbox_id: str) -> SandboxInfo:
         """Stop everything in a sandbox where it stands; raises InvalidRequest while calls run."""
-        return await self._change(sandbox_id, "pause", {})
+        return await self.connection.ask(lives.changed(sandbox_id, "pause"))
 
     async def resume(self, sandbox_id: str, timeout_s: int | None = None) -> SandboxInfo:
         """Let a paused sandbox go on, for `timeout_s` where that is given."""
-        return await self._change(sandbox_id, "resume", plain({"timeout_s": timeout_s}))
+        return await self.connection.ask(lives.changed(sandbox_id, "resume", timeout_s))
 
-    async def _change(self, sandbox_id: str, action: str, body: Body) -> SandboxInfo:
-        content = await self._send("POST", sandbox_path(sandbox_id, action), body)
-        return decode(SandboxInfo, content)
+    async def destroy(self, sandbox_id: str) -> SandboxInfo:
+        """End a sandbox and all it holds; raises NotFound when there is none of that id."""
+        return await self.connection.ask(lives.ended(sandbox_id))
 
     async def health(self) -> Health:
         """How the daemon is: version, runtime, isolation, calls running and waiting."""
-        return decode(Health, await self._send("GET", http.HEALTH))
+        return await self.connection.ask(Asked("GET", http.HEALTH, Health))
 
     async def tools(self) -> tuple[ToolInfo, ...]:
         """The tools that the caller's policy allows, described for a model."""
-        return decode(ToolList, await self._send("GET", http.TOOLS)).tools
+        return (await self.connection.ask(Asked("GET", http.TOOLS, ToolList))).tools
 
     async def runtimes(self) -> tuple[RuntimeInfo, ...]:
         """The daemon's runtimes, weakest first, with what its host enforces in each."""
-        return decode(RuntimeList, await self._send("GET", http.RUNTIMES)).runtimes
+        return (await self.connection.ask(Asked("GET", http.RUNTIMES, RuntimeList))).runtimes
 
     async def aclose(self) -> None:
         """Close the connections. Named sandboxes live on in the daemon."""
-        await self._http.aclose()
+        await self.connection.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,23 +134,3 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    async def _send(self, method: str, path: str, body: Body | None = None) -> bytes:
-        for attempt in range(self._retries):
-            try:
-                return await self._send_once(method, path, body)
-            except Overloaded as error:
-                await asyncio.sleep(http.retry_wait(error, attempt))
-        return await self._send_once(method, path, body)
-
-    async def _send_once(self, method: str, path: str, body: Body | None) -> bytes:
-        try:
-            response = await self._http.request(
-                method,
-                self.url + path,
-                content=None if body is None else encode(body),
-                headers=None if body is None else http.JSON_BODY,
-            )
-        except self._failures as exc:
-            raise http.error_from(exc, self.url) from exc
-        return http.content_of(response)

@@ -74,7 +74,7 @@ def encode(body: Body) -> bytes:
     return encoded
 
 
-def decode(model: type[Model], content: bytes) -> Model:
+def decode(model: type[Model], content: bytes | str) -> Model:
     """A reply of the daemon. Fields of a newer daemon are passed over; raises BadReply."""
     try:
         return model.model_validate_json(content, extra="ignore")

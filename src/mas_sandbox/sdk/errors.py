@@ -8,7 +8,17 @@
     x ApprovalRequired        a rule asks for a person's approval first
     x InvalidRequest          malformed, or arguments that do not fit the tool's schema
     x NotFound                no such tool or sandbox, or it belongs to someone else
+      · FileNotFound          nothing lies at that path of the sandbox
     x ToolFailed              the tool ran and reported a failure
+      · CommandFailed         `Finished.check`: the program failed (`.finished`)
+      · CodeFailed            `Execution.check`: the code failed (`.execution`)
+      · FileExists            something lies there already
+      · FileForbidden         the policy or the file system does not grant it
+      · IsADirectory          a file is needed, and it is a directory
+      · NotADirectory         a directory is needed, and it is none
+      · DirectoryNotEmpty     it holds something; `recursive` would remove that as well
+      · NoSpace               the sandbox's disk is full
+      · TooLarge              more than the sandbox takes
     x CallTimeout             the call was ended at its deadline
     x OutputLimit             the call was ended at its output limit
     x OutOfMemory             the call was ended at its memory limit
@@ -23,7 +33,8 @@
       · BadReply              what answered does not speak this API
 
 One class for each `ErrorCode` (marked x); those marked · are narrower cases that
-the SDK itself finds out.
+the SDK itself finds out. Those of files are `FileError` as well, with the daemon's
+`reason`: `except FileError` catches any of them, whatever its code.
 """
 
 from __future__ import annotations
@@ -33,9 +44,13 @@ from typing import TYPE_CHECKING, ClassVar
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 if TYPE_CHECKING:
+    from mas_sandbox.api.models import ErrorBody
+
+    from .execution import Execution
+    from .finished import Finished
     from .result import ToolResult
 
-__all__ = ["CallError", "SandboxError", "error_for"]
+__all__ = ["CallError", "FileError", "SandboxError", "error_for", "error_of"]
 
 
 class CallError(SandboxError):
@@ -46,6 +61,12 @@ class CallError(SandboxError):
     def __init__(self, message: str, *, result: ToolResult | None = None) -> None:
         super().__init__(self.error_code, message)
         self.result = result
+
+
+class FileError(SandboxError):
+    """Work on a sandbox's files that failed. `reason`: the daemon's word for why."""
+
+    reason: ClassVar[str]
 
 
 class PolicyDenied(CallError):
@@ -72,8 +93,68 @@ class NotFound(CallError):
     error_code = ErrorCode.NOT_FOUND
 
 
+class FileNotFound(NotFound, FileError):
+    reason = "not_found"
+
+
 class ToolFailed(CallError):
     error_code = ErrorCode.TOOL_FAILED
+
+
+class FileExists(ToolFailed, FileError):
+    reason = "exists"
+
+
+class FileForbidden(ToolFailed, FileError):
+    reason = "permission"
+
+
+class IsADirectory(ToolFailed, FileError):
+    reason = "is_a_directory"
+
+
+class NotADirectory(ToolFailed, FileError):
+    reason = "not_a_directory"
+
+
+class DirectoryNotEmpty(ToolFailed, FileError):
+    reason = "not_empty"
+
+
+class NoSpace(ToolFailed, FileError):
+    reason = "no_space"
+
+
+class TooLarge(ToolFailed, FileError):
+    reason = "too_large"
+
+
+class CommandFailed(ToolFailed):
+    """A program that did not end with 0. `finished`: how it ended, and what it wrote."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: ToolResult | None = None,
+        finished: Finished | None = None,
+    ) -> None:
+        super().__init__(message, result=result)
+        self.finished = finished
+
+
+class CodeFailed(ToolFailed):
+    """Code that did not run to its end without an exception. `execution`: how it went."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: ToolResult | None = None,
+        execution: Execution | None = None,
+    ) -> None:
+        super().__init__(message, result=result)
+        self.execution = execution
 
 
 class CallTimeout(CallError):
@@ -141,6 +222,21 @@ BY_CODE: dict[ErrorCode, type[CallError]] = {
 }
 
 
+BY_REASON: dict[str, type[CallError]] = {
+    kind.reason: kind
+    for kind in (
+        FileNotFound,
+        FileExists,
+        FileForbidden,
+        IsADirectory,
+        NotADirectory,
+        DirectoryNotEmpty,
+        NoSpace,
+        TooLarge,
+    )
+}
+
+
 def error_for(code: ErrorCode, message: str, result: ToolResult | None = None) -> CallError:
     """The exception for a code from the table.
 
@@ -148,3 +244,14 @@ def error_for(code: ErrorCode, message: str, result: ToolResult | None = None) -
     CallTimeout('ended after 60000 ms')
     """
     return BY_CODE[code](message, result=result)
+
+
+def error_of(error: ErrorBody) -> CallError:
+    """The exception for an error that the daemon told, by its reason where it has one.
+
+    >>> from mas_sandbox.api.models import ErrorBody
+    >>> error_of(ErrorBody(code="tool_failed", message="/a: not found", reason="not_found"))
+    FileNotFound('/a: not found')
+    """
+    kind = BY_REASON.get(error.reason) or BY_CODE[error.code]
+    return kind(error.message)

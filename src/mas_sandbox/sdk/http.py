@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mas_sandbox.api.models import Problem
 
-from .calls import decode, plain
+from .calls import decode, encode
 from .errors import (
     BadReply,
     CallError,
@@ -18,13 +20,14 @@ from .errors import (
     InvalidRequest,
     Overloaded,
     Unauthenticated,
-    error_for,
+    error_of,
 )
 
 if TYPE_CHECKING:
     import httpx2
 
-    from mas_sandbox.policy.model import Policy
+    from .asked import Asked
+    from .calls import Body
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 300.0
@@ -32,12 +35,12 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_RETRY_WAIT_S = 30.0
 
 EXECUTE = "/v1/sandbox/execute"
-CREATE = "/v1/sandbox/create"
-DESTROY = "/v1/sandbox/destroy"
 HEALTH = "/v1/sandbox/health"
 TOOLS = "/v1/tools"
 RUNTIMES = "/v1/runtimes"
+NDJSON = "application/x-ndjson"
 JSON_BODY = {"content-type": "application/json"}
+BYTES_BODY = {"content-type": "application/octet-stream"}
 
 
 def daemon_url(url: str | None) -> str:
@@ -61,37 +64,75 @@ def headers(token: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {chosen}"}
 
 
-def create_body(
-    policy: Policy | Mapping[str, Any] | None, idle_timeout_s: int | None
-) -> dict[str, Any]:
-    """The body of `POST /v1/sandbox/create`."""
-    return plain({"policy": policy, "idle_timeout_s": idle_timeout_s})
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it is sent. `content` that is an iterator is read as it is sent, once."""
+
+    method: str
+    path: str
+    timeout: httpx2.Timeout
+    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def content_of(response: httpx2.Response) -> bytes:
-    """The body of a 200; raises the CallError that any other status stands for."""
-    if response.status_code == 200:
-        return response.content
-    raise _error_of(response)
+def outgoing(asked: Asked[Any], timeout: httpx2.Timeout) -> Outgoing:
+    """Raises InvalidRequest for what cannot be sent."""
+    match asked.body:
+        case None:
+            return Outgoing(asked.method, asked.path, timeout)
+        case bytes() as content:
+            return Outgoing(asked.method, asked.path, timeout, content, BYTES_BODY)
+        case body:
+            return Outgoing(asked.method, asked.path, timeout, encode(body), JSON_BODY)
 
 
-def _error_of(response: httpx2.Response) -> CallError:
+def listening(
+    method: str, path: str, timeout: httpx2.Timeout, body: Body | None = None
+) -> Outgoing:
+    """A request whose answer is a stream of events; raises InvalidRequest."""
+    content = None if body is None else encode(body)
+    headers = {"accept": NDJSON} if body is None else {"accept": NDJSON, **JSON_BODY}
+    return Outgoing(method, path, timeout, content, headers)
+
+
+def longer(timeout: httpx2.Timeout, seconds: float) -> httpx2.Timeout:
+    """Waits so much longer for an answer."""
+    if seconds == 0 or timeout.read is None:
+        return timeout
+    return silent(timeout, None if seconds == math.inf else timeout.read + seconds)
+
+
+def silent(timeout: httpx2.Timeout, seconds: float | None) -> httpx2.Timeout:
+    """Gives up after so many seconds without a byte."""
+    import httpx2
+
+    return httpx2.Timeout(seconds, connect=timeout.connect, pool=timeout.pool)
+
+
+def check(response: httpx2.Response) -> None:
+    """Raises the CallError that any status but 200 stands for; its body has been read."""
+    if response.status_code != 200:
+        retry_after = response.headers.get("retry-after")
+        url = str(response.request.url)
+        raise refusal(response.status_code, response.content, url, retry_after)
+
+
+def refusal(status: int, content: bytes, url: str, retry_after: str | None) -> CallError:
+    """What an answer other than 200 stands for."""
     try:
-        problem = decode(Problem, response.content).error
+        problem = decode(Problem, content).error
     except BadReply:
         return BadReply(
-            f"{response.request.url} answered HTTP {response.status_code} without a body of "
+            f"{url} answered HTTP {status} without a body of "
             "mas-sandboxd; check MAS_SANDBOX_URL, and what stands between here and there"
         )
-    match response.status_code:
+    match status:
         case 401:
             return Unauthenticated(f"{problem.message}; set MAS_SANDBOX_TOKEN, or pass `token`")
         case 429:
-            return Overloaded(
-                problem.message, retry_after=_seconds(response.headers.get("retry-after"))
-            )
+            return Overloaded(problem.message, retry_after=_seconds(retry_after))
         case _:
-            return error_for(problem.code, problem.message)
+            return error_of(problem)
 
 
 def error_from(exc: httpx2.HTTPError | httpx2.InvalidURL, url: str) -> CallError:
@@ -100,11 +141,7 @@ def error_from(exc: httpx2.HTTPError | httpx2.InvalidURL, url: str) -> CallError
 
     match exc:
         case httpx2.ConnectError() | httpx2.ConnectTimeout():
-            return DaemonUnavailable(
-                f"cannot reach a daemon at {url} ({exc or type(exc).__name__}); is mas-sandboxd "
-                "running there? Start it with `mas-sandboxd -listen :8080`, "
-                "or set MAS_SANDBOX_URL to where it is"
-            )
+            return unreachable(exc, url)
         case httpx2.PoolTimeout():
             return Overloaded("all connections of this client are busy; use fewer calls at once")
         case httpx2.TimeoutException():
@@ -119,6 +156,15 @@ def error_from(exc: httpx2.HTTPError | httpx2.InvalidURL, url: str) -> CallError
                 f"the connection to {url} broke ({type(exc).__name__}: {exc}); "
                 "the call may or may not have run"
             )
+
+
+def unreachable(exc: Exception, url: str) -> DaemonUnavailable:
+    """For a connection that was not made."""
+    return DaemonUnavailable(
+        f"cannot reach a daemon at {url} ({exc or type(exc).__name__}); is mas-sandboxd "
+        "running there? Start it with `mas-sandboxd -listen :8080`, "
+        "or set MAS_SANDBOX_URL to where it is"
+    )
 
 
 def retry_wait(error: Overloaded, attempt: int) -> float:

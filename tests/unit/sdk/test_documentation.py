@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from running_daemon import TOKEN, RunningDaemon
 
 ROOT = Path(__file__).parents[3]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sdk.md").read_text(), re.DOTALL)
@@ -33,31 +34,17 @@ def finished(program: list[str], variables: dict[str, str]) -> str:
     return ended.stdout
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a real daemon."""
-    daemon = subprocess.Popen(
-        [*DAEMON, "-listen", "127.0.0.1:0"],
-        env=environment(tmp_path_factory.mktemp("state")),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert daemon.stderr is not None
-    said = ""
-    for line in daemon.stderr:
-        said += line
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            break
-    else:
-        pytest.fail(said)
-    yield found.group()
-    daemon.terminate()
-    daemon.communicate(timeout=20)
+@pytest.fixture
+def url(running: RunningDaemon) -> str:
+    return running.url
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:40])
 def test_a_block_of_the_sdk_page_runs(block: str, url: str, tmp_path: Path) -> None:
-    printed = finished([sys.executable, "-c", block], environment(tmp_path, MAS_SANDBOX_URL=url))
+    printed = finished(
+        [sys.executable, "-c", block],
+        environment(tmp_path, MAS_SANDBOX_URL=url, MAS_SANDBOX_TOKEN=TOKEN),
+    )
     for promised in re.findall(r"print\(.*\)  # (.*)", block):
         assert promised in printed.splitlines()
 
@@ -72,7 +59,9 @@ def check_example(printed: str) -> None:
 def test_the_example_agent_runs_over_http(url: str, tmp_path: Path) -> None:
     printed = finished(
         [sys.executable, str(ROOT / "examples/sandbox_agent.py")],
-        environment(tmp_path, MAS_SANDBOX_MODE="http", MAS_SANDBOX_URL=url),
+        environment(
+            tmp_path, MAS_SANDBOX_MODE="http", MAS_SANDBOX_URL=url, MAS_SANDBOX_TOKEN=TOKEN
+        ),
     )
     check_example(printed)
     assert url in printed

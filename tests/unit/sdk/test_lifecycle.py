@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from doubles.http_door import Door, http_door
+from mas_sandbox.api.sandboxes import SandboxList
 from mas_sandbox.sdk import AsyncClient, Client, InvalidRequest, NotFound
+from mas_sandbox.sdk.asked import Asked, lives
 from mas_sandbox.server.http import sandboxes as routes
 
 
@@ -60,12 +62,13 @@ def test_listing_goes_on_to_the_last_page(door: Door, monkeypatch: pytest.Monkey
         return real(*fields)  # type: ignore[arg-type] # passed on as they came
 
     monkeypatch.setattr(routes.records, "Query", small)
-    monkeypatch.setattr("mas_sandbox.sdk.client.list_path", _two_at_a_time)
+    monkeypatch.setattr(lives, "page", _two_at_a_time)
     with Client(door.url) as client:
         names = {client.open_sandbox().sandbox_id for _ in range(5)}
         assert {each.sandbox_id for each in client.sandboxes()} == names
     assert len(asked) == 3
 
 
-def _two_at_a_time(metadata: object, states: object, cursor: str | None) -> str:
-    return "/v1/sandboxes?limit=2" + (f"&cursor={cursor}" if cursor else "")
+def _two_at_a_time(metadata: object, states: object, cursor: str | None) -> Asked[SandboxList]:
+    path = "/v1/sandboxes?limit=2" + (f"&cursor={cursor}" if cursor else "")
+    return Asked("GET", path, SandboxList)

@@ -203,7 +203,16 @@ def test_the_http_stack_is_not_imported_for_a_local_call() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     loaded = {name.partition(".")[0] for name in json.loads(run.stdout)}
-    assert not loaded & {"httpx2", "fastapi", "starlette", "uvicorn", "yaml", "asyncio", "rich"}
+    assert not loaded & {
+        "httpx2",
+        "websockets",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "yaml",
+        "asyncio",
+        "rich",
+    }
 
 
 @pytest.mark.parametrize("keep_alive", [False, True])

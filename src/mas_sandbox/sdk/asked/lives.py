@@ -1,19 +1,20 @@
-"""What the lives of named sandboxes look like on the way out: paths, bodies and queries."""
+"""Requests for the lives of named sandboxes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from urllib.parse import urlencode
 
-from .calls import Body, plain
+from mas_sandbox.api.sandboxes import SandboxInfo, SandboxList
+
+from ..calls import Body, plain
+from . import SANDBOXES, Asked, sandbox_path
 
 if TYPE_CHECKING:
     from mas_sandbox.api.sandboxes import OnTimeout, State
     from mas_sandbox.policy.model import Policy
     from mas_sandbox.wire.isolation import Isolation
-
-SANDBOXES = "/v1/sandboxes"
 
 
 class SandboxOptions(TypedDict, total=False):
@@ -37,38 +38,43 @@ class SandboxOptions(TypedDict, total=False):
     on_timeout: OnTimeout | None
 
 
-def open_body(options: SandboxOptions) -> Body:
-    """The body of `POST /v1/sandboxes`.
-
-    >>> open_body({"timeout_s": 60, "metadata": {"run": "r-1"}})
+def opened(options: SandboxOptions) -> Asked[SandboxInfo]:
+    """
+    >>> opened({"timeout_s": 60, "metadata": {"run": "r-1"}}).body
     {'timeout_s': 60, 'metadata': {'run': 'r-1'}}
     """
-    body = plain(options)
-    return {
-        name: dict(value) if isinstance(value, Mapping) else value for name, value in body.items()
+    body: Body = {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in plain(options).items()
     }
+    return Asked("POST", SANDBOXES, SandboxInfo, body)
 
 
-def sandbox_path(sandbox_id: str, action: str = "") -> str:
-    """Where one sandbox is, or what is done with it.
-
-    >>> sandbox_path("sb_1", "pause")
-    '/v1/sandboxes/sb_1/pause'
-    """
-    place = f"{SANDBOXES}/{quote(sandbox_id, safe='')}"
-    return f"{place}/{action}" if action else place
+def about(sandbox_id: str) -> Asked[SandboxInfo]:
+    return Asked("GET", sandbox_path(sandbox_id), SandboxInfo)
 
 
-def list_path(
+def changed(
+    sandbox_id: str, action: Literal["extend", "pause", "resume"], timeout_s: int | None = None
+) -> Asked[SandboxInfo]:
+    body = plain({"timeout_s": timeout_s})
+    return Asked("POST", sandbox_path(sandbox_id, action), SandboxInfo, body)
+
+
+def ended(sandbox_id: str) -> Asked[SandboxInfo]:
+    return Asked("DELETE", sandbox_path(sandbox_id), SandboxInfo)
+
+
+def page(
     metadata: Mapping[str, str] | None, states: Sequence[State], cursor: str | None
-) -> str:
-    """Where one page is.
-
-    >>> list_path({"run": "r 1"}, ["paused"], None)
+) -> Asked[SandboxList]:
+    """
+    >>> page({"run": "r 1"}, ["paused"], None).path
     '/v1/sandboxes?state=paused&metadata.run=r+1'
     """
     query = [("state", str(state)) for state in states]
     query += [(f"metadata.{key}", value) for key, value in (metadata or {}).items()]
     if cursor is not None:
         query.append(("cursor", cursor))
-    return f"{SANDBOXES}?{urlencode(query)}" if query else SANDBOXES
+    path = f"{SANDBOXES}?{urlencode(query)}" if query else SANDBOXES
+    return Asked("GET", path, SandboxList)
