@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_text
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from mas_sandbox.sdk.errors import NotFound
+from mas_sandbox.sdk.errors import InvalidRequest, NotFound
 
 from .chosen import Json
 from .screen import console, show_json, visible
@@ -18,7 +19,8 @@ from .screen import console, show_json, visible
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from mas_sandbox.audit.verify import Verification
+    from mas_sandbox.audit.checkpoints import Checkpoint
+    from mas_sandbox.audit.verify import Problem, Verification
 
 StateDir = Annotated[
     Path | None,
@@ -30,7 +32,10 @@ Examples:
   mas-sandbox audit tail -n 50
   mas-sandbox audit tail -f --json | grep policy_denied
   mas-sandbox audit verify
-  mas-sandbox audit verify --head 3f1c..."""
+  mas-sandbox audit verify --head 3f1c...
+  mas-sandbox audit checkpoint > /mnt/elsewhere/checkpoint.json
+  mas-sandbox audit verify --checkpoint /mnt/elsewhere/checkpoint.json \\
+      --public-key /mnt/elsewhere/audit-signing.pub"""
 
 audit = App(name="audit", help_format="plaintext", help_epilogue=EXAMPLES)
 
@@ -39,9 +44,7 @@ audit = App(name="audit", help_format="plaintext", help_epilogue=EXAMPLES)
 def tail(
     *,
     count: Annotated[int, Parameter(name=["--count", "-n"], help="How many records.")] = 20,
-    follow: Annotated[
-        bool, Parameter(name=["--follow", "-f"], negative="", help="Wait for more.")
-    ] = False,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], help="Wait for more.")] = False,
     state_dir: StateDir = None,
     json: Json = False,
 ) -> int:
@@ -64,23 +67,86 @@ def verify(
     head: Annotated[
         str | None, Parameter(help="A head noted earlier, which must still be in the log.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        Parameter(help="Checkpoints, one or more: their records must still be in the log."),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        Parameter(
+            help="What checks their signatures, audit-signing.pub: a copy that was kept "
+            "elsewhere. The one beside the log where this is left out."
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, Parameter(help="The oldest files of the log may have been removed.")
+    ] = False,
     state_dir: StateDir = None,
     json: Json = False,
 ) -> int:
     """Check that every record is unchanged and in its place.
 
-    Exit status 0 where it is, else 1. That records were cut from the end shows only
-    against a head that was noted before.
+    Exit status 0 where it is, else 1. That records were cut from the end, or the whole log
+    made anew, shows only against a head or a checkpoint that was kept elsewhere.
     """
+    from mas_sandbox.audit.verify import Problem
     from mas_sandbox.audit.verify import verify as verified
 
-    found = verified(log_file(state_dir), head)
+    path = log_file(state_dir)
+    checkpoints, wrong = _checkpoints(path, checkpoint, public_key)
+    found = verified(path, head, checkpoints, partial=partial)
+    found.problems += [Problem(0, reason) for reason in wrong]
     if json:
         show_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
         for line in verdict(found):
             console().print(line, soft_wrap=True)
     return 0 if found.ok else 1
+
+
+@audit.command
+def checkpoint(*, state_dir: StateDir = None) -> int:
+    """Sign the log as it is now, and print the checkpoint: keep it where the log's writer
+    cannot reach.
+
+    Checks the log first, against the checkpoints beside it as well, and signs nothing but a
+    sound one. Run it as the daemon's user: the key is that user's.
+    """
+    from mas_sandbox.audit import checkpoints, signing
+    from mas_sandbox.audit.verify import verify as verified
+
+    path = log_file(state_dir)
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise InvalidRequest(f"the log is written by uid {owner}; run this as that user")
+    beside = path.with_name(checkpoints.CHECKPOINTS_NAME)
+    public = path.with_name(signing.PUBLIC_NAME)
+    earlier, wrong = _checkpoints(path, beside if beside.exists() else None, public)
+    found = verified(path, None, earlier, partial=True)
+    if found.problems or wrong or not found.records:
+        raise InvalidRequest(
+            "nothing was signed: the log or its checkpoints are not what was written, or there "
+            f"is no record yet; see mas-sandbox audit verify --checkpoint {beside}"
+        )
+    print(checkpoints.sign(path, found.last, found.head).encode().decode(), end="")  # noqa: T201
+    return 0
+
+
+def _checkpoints(
+    log: Path, file: Path | None, public_key: Path | None
+) -> tuple[list[Checkpoint], list[str]]:
+    """Those of a file whose signatures hold, and what is wrong with the others."""
+    from mas_sandbox.audit import checkpoints, signing
+
+    if file is None:
+        return [], []
+    try:
+        key = signing.public_key(public_key or log.with_name(signing.PUBLIC_NAME))
+        return checkpoints.read(file, key)
+    except OSError as exc:
+        raise NotFound(f"{exc.filename} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise InvalidRequest(str(exc)) from exc
 
 
 def log_file(state_dir: Path | None) -> Path:
@@ -165,8 +231,22 @@ def verdict(found: Verification) -> list[Text]:
         return [
             Text.assemble(("✓ the log is whole: ", "green"), counts),
             Text(f"  head {found.head}", "dim"),
+            *(_signed(found)),
         ]
     return [
         Text.assemble(("✗ the log is not what was written: ", "bold red"), counts),
-        *(Text(visible(f"  line {each.line}: {each.reason}"), "red") for each in found.problems),
+        *(Text(f"  {visible(_place(each) + each.reason)}", "red") for each in found.problems),
     ]
+
+
+def _signed(found: Verification) -> list[Text]:
+    from rich.text import Text
+
+    if not found.checkpoints:
+        return []
+    text = f"  {found.checkpoints} checkpoints hold, up to record {found.signed} of {found.last}"
+    return [Text(text, "green")]
+
+
+def _place(problem: Problem) -> str:
+    return f"{problem.file}, line {problem.line}: " if problem.line else ""

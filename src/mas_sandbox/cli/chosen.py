@@ -1,4 +1,4 @@
-"""The executor that a command's options ask for."""
+"""The daemon, sandbox and executor that a command's options ask for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from mas_sandbox.sdk.environment import executor_from_env
 from mas_sandbox.sdk.errors import InvalidRequest
 
+from .complete import process_names, sandbox_ids
+
 if TYPE_CHECKING:
     from mas_sandbox.sdk.executors import ToolExecutor
 
@@ -17,7 +19,24 @@ Url = Annotated[
     str | None,
     Parameter(help="Of a running daemon; the token is read from MAS_SANDBOX_TOKEN."),
 ]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for a program.")]
+DaemonUrl = Annotated[
+    str | None,
+    Parameter(help="Of the daemon: MAS_SANDBOX_URL, or port 8080 of this machine, where left out."),
+]
+Token = Annotated[
+    str | None,
+    Parameter(
+        help="For the daemon. The variable MAS_SANDBOX_TOKEN is better: whoever may list "
+        "processes sees this one."
+    ),
+]
+SandboxId = Annotated[
+    str, Parameter(help="Its id; `mas-sandbox ls` lists them.", completer=sandbox_ids)
+]
+ProcessName = Annotated[
+    str, Parameter(help="Its pid or tag; `mas-sandbox ps` lists them.", completer=process_names)
+]
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON for a program.")]
 
 
 def executor(

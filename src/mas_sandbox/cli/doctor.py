@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from mas_sandbox.sdk.calls import decode
-from mas_sandbox.sdk.daemon_command import daemon_command
-from mas_sandbox.sdk.errors import DaemonUnavailable
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.isolation import Isolation
 
+from .ask import ask_daemon
 from .chosen import Json
+from .leftovers import Leftovers, show_leftovers
 from .machines import MachineFacts, machine_lines
 from .screen import console, show_json, visible
 
@@ -78,11 +77,14 @@ class Findings(BaseModel):
         return max(walls)[1] if walls else None
 
 
-def doctor(*, json: Json = False) -> int:
+def doctor(*, json: Json = False, leftovers: Leftovers = False) -> int:
     """Show what this host can enforce, and the commands that mend what it cannot.
 
-    Exit status 0 where there is a runtime with walls, else 1.
+    Exit status 0 where there is a runtime with walls, else 1. With --leftovers, show what
+    daemons left here that were killed: 0 where there is nothing, else 1.
     """
+    if leftovers:
+        return show_leftovers(as_json=json)
     findings = probe()
     if json:
         show_json(findings.model_dump(mode="json") | {"auto": findings.best})
@@ -93,25 +95,9 @@ def doctor(*, json: Json = False) -> int:
 
 def probe() -> Findings:
     """Ask the daemon's program; raises DaemonUnavailable."""
-    command = [*daemon_command(), "-probe"]
     said = "attacking every wall, once for each boot of this machine: up to a minute or two"
-    try:
-        with console(stderr=True).status(said):  # nothing where that is no terminal
-            answer = subprocess.run(
-                command,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                timeout=PROBE_TIMEOUT_S,
-                check=False,
-            )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise DaemonUnavailable(
-            f"`{' '.join(command)}` cannot be run ({exc}); set MAS_SANDBOXD to mas-sandboxd"
-        ) from exc
-    if answer.returncode != 0:
-        said = answer.stderr.decode("utf-8", "backslashreplace").strip()
-        raise DaemonUnavailable(f"`{' '.join(command)}` failed: {said or answer.returncode}")
-    return decode(Findings, answer.stdout)
+    with console(stderr=True).status(said):  # nothing where that is no terminal
+        return decode(Findings, ask_daemon("-probe", PROBE_TIMEOUT_S))
 
 
 def _print(findings: Findings) -> None:

@@ -66,7 +66,7 @@ def build(
     ] = None,
     force: Annotated[
         bool,
-        Parameter(negative="", help="Build even if nothing changed, with packages fetched anew."),
+        Parameter(help="Build even if nothing changed, with packages fetched anew."),
     ] = False,
     json: Json = False,
 ) -> int:

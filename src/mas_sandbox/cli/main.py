@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from mas_sandbox import __version__
 from mas_sandbox.wire.errors import SandboxError
 
+from .commands import COMMANDS, OVERVIEW, Command
 from .screen import complain
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 INTERRUPTED_STATUS = 130
 PIPE_STATUS = 141
 
-HELP = "Run tools behind walls, see what this host can enforce, read what happened."
-
-EXAMPLES = {
-    "": """\
-  mas-sandbox doctor
-  mas-sandbox run calculator --arg expression='15 * 8 + 7'
-  mas-sandbox run bash --arg command='id; ls /' --runtime jail
-  mas-sandbox serve -listen :8080
-  mas-sandbox run bash --arg command=env --url http://127.0.0.1:8080
-  mas-sandbox audit tail -n 20""",
-    "run": """\
-  mas-sandbox run calculator --arg expression='15 * 8 + 7'
-  mas-sandbox run bash -a command='echo hello; exit 3'
-  mas-sandbox run read_file -a path=notes.txt -a start_line:=10
-  mas-sandbox run bash -a command='sleep 9' --policy '{"timeout_ms": 500}'""",
-    "tools": """\
-  mas-sandbox tools
-  mas-sandbox tools --url http://127.0.0.1:8080 --json""",
-    "doctor": """\
-  mas-sandbox doctor
-  mas-sandbox doctor --json""",
-}
-
-COMMANDS = {
-    "run": "Run one tool and print its result.",
-    "tools": "List the tools there are.",
-    "doctor": "Show what this host can enforce, and the commands that mend what it cannot.",
-}
+HELP = "Run tools behind walls, live in sandboxes, see what this host enforces, read what happened."
 
 _HERE = "mas_sandbox.cli"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: the tool's own for `run`, 1 for errors, 2 for wrong usage."""
+    """The exit status: the program's own for `run` and `exec`, 1 for errors, 2 for wrong usage."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         if given[:1] == ["serve"]:
@@ -67,33 +45,68 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    from cyclopts import App
+    app = application(next(iter(arguments), ""))
+    if arguments[:1] == ["exec"]:
+        arguments = ["exec", *with_end_of_options(app["exec"], arguments[1:])]
+    status = app(arguments)
+    return status if isinstance(status, int) else 0
+
+
+def application(chosen: str = "") -> App:
+    """All commands. Only the module of the one that is `chosen` is imported."""
+    from cyclopts import App, Group, Parameter
+
+    from .completion import script
 
     app = App(
         name="mas-sandbox",
         help=HELP,
         help_format="plaintext",
-        help_epilogue=f"Examples:\n{EXAMPLES['']}",
+        help_epilogue=f"Examples:\n{OVERVIEW}",
         version=__version__,
+        default_parameter=Parameter(negative=(), show_default=False),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    # By path: only the module of the command that runs is imported.
-    for name, summary in COMMANDS.items():
-        app.command(
-            f"{_HERE}.{name}:{name}",
-            name=name,
-            help=summary,
-            help_epilogue=f"Examples:\n{EXAMPLES[name]}",
-        )
-    app.command(f"{_HERE}.audit:audit", name="audit", help="Read and verify the audit log.")
-    app.command(
-        f"{_HERE}.image:image", name="image", help="Build and list images of virtual machines."
-    )
-    app.command(f"{_HERE}.serve:serve", name="serve", help="Start the daemon.")
+    for heading, commands in COMMANDS.items():
+        group = Group.create_ordered(heading)
+        for name, command in commands.items():
+            app.command(
+                f"{_HERE}.{command.where}",
+                name=name,
+                group=group,
+                **_help(command, whole=name == chosen),
+            )
+    app.command(script(app))
     app.register_install_completion_command()
-    status = app(arguments)
-    return status if isinstance(status, int) else 0
+    return app
+
+
+def _help(command: Command, *, whole: bool) -> dict[str, str]:
+    """A line for the list; of the one that is asked about, all that it says of itself."""
+    about = {} if whole else {"help": command.summary}
+    if command.examples:
+        about["help_epilogue"] = f"Examples:\n{command.examples}"
+    return about
+
+
+def with_end_of_options(command: App, words: list[str]) -> list[str]:
+    """The words of `exec`, with -- behind the sandbox where it was left out: what follows are
+    the program's options, not ours."""
+    valued = {
+        name
+        for argument in command.assemble_argument_collection()
+        for name in argument.names
+        if name.startswith("-") and argument.token_count()[0]
+    }
+    at = 0
+    while at < len(words) and words[at] != "--":
+        word = words[at]
+        if not word.startswith("-") or word == "-":
+            rest = words[at + 1 :]
+            return words if rest[:1] == ["--"] else [*words[: at + 1], "--", *rest]
+        at += 2 if word in valued else 1
+    return words
 
 
 if __name__ == "__main__":

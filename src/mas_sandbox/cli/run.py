@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from mas_sandbox.sdk.errors import InvalidRequest
 from mas_sandbox.sdk.result import ToolResult
-from mas_sandbox.wire import strict_json
 
 from .chosen import Json, Url, executor
 from .screen import complain, show, show_json
+from .words import json_object, json_value
 
 
 def run(
@@ -24,15 +24,14 @@ def run(
         tuple[str, ...],
         Parameter(
             name=["--arg", "-a"],
-            negative="",
             help="NAME=TEXT, or NAME:=JSON for numbers, lists, true and false. May be repeated.",
         ),
     ] = (),
     json_args: Annotated[
-        str | None, Parameter(help="All arguments as one JSON object; --arg adds to it.")
+        str | None, Parameter(help="All arguments as a JSON object or @FILE; --arg adds to it.")
     ] = None,
     policy: Annotated[
-        str | None, Parameter(help="A policy as JSON, to narrow what is allowed.")
+        str | None, Parameter(help="A policy as JSON or @FILE, to narrow what is allowed.")
     ] = None,
     sandbox_id: Annotated[str | None, Parameter(help="A named sandbox to run in.")] = None,
     url: Url = None,
@@ -46,11 +45,11 @@ def run(
 ) -> int:
     """Run one tool and print its result.
 
-    Output goes to stdout and stderr as the tool wrote it, and the exit status is the
-    tool's own; 1 where the call failed.
+    Output goes to stdout and stderr as the tool wrote it, and the exit status is
+    the tool's own; 1 where the call failed.
     """
     args = arguments(arg, json_args)
-    narrowing = None if policy is None else _object(policy, "--policy")
+    narrowing = None if policy is None else json_object(policy, "--policy")
     with executor(url, runtime, policy_file) as chosen:
         result = chosen.execute(tool, args, policy=narrowing, sandbox_id=sandbox_id)
     if json:
@@ -68,13 +67,13 @@ def arguments(pairs: tuple[str, ...], json_args: str | None) -> dict[str, Any]:
     >>> arguments(("path=a=b", "start_line:=10"), '{"end_line": 20}')
     {'end_line': 20, 'path': 'a=b', 'start_line': 10}
     """
-    args = {} if json_args is None else _object(json_args, "--json-args")
+    args = {} if json_args is None else json_object(json_args, "--json-args")
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip(":"):
             raise InvalidRequest(f"--arg {pair!r} is not NAME=TEXT or NAME:=JSON")
         if name.endswith(":"):
-            args[name[:-1]] = _json(text, f"--arg {name}=")
+            args[name[:-1]] = json_value(text, f"--arg {name}=")
         else:
             args[name] = text
     return args
@@ -90,17 +89,3 @@ def _print(result: ToolResult) -> None:
         complain("the output was cut at the policy's output limit")
     if result.error is not None:
         complain(f"{result.error.code}: {result.error.message}")
-
-
-def _object(text: str, what: str) -> dict[str, Any]:
-    value = _json(text, what)
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{what} is not a JSON object, such as '{{\"name\": 1}}'")
-    return value
-
-
-def _json(text: str, what: str) -> Any:
-    try:
-        return strict_json.loads(text)
-    except ValueError as exc:
-        raise InvalidRequest(f"{what} is not JSON: {exc}") from exc

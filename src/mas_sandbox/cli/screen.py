@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
+
+_UNFOLDED = 1000
 
 
 def visible(text: str) -> str:
@@ -46,7 +49,10 @@ def complain(message: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Tables and colours; no colours unless it is a terminal."""
+    """Tables and colours; no colours, and lines of any length, unless it is a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, emoji=False, stderr=stderr)
+    made = Console(highlight=False, emoji=False, stderr=stderr)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _UNFOLDED
+    return made

@@ -19,7 +19,8 @@ import pytest
 
 from doubles import stdio_daemon
 from mas_sandbox.audit.log import AuditLog
-from mas_sandbox.cli import run, screen, serve
+from mas_sandbox.cli import code, cp, forward, ls, processes, repl, run, screen, serve, words
+from mas_sandbox.cli.commands import COMMANDS
 from mas_sandbox.cli.main import main
 
 DAEMON = shlex.join([sys.executable, "-I", "-S", str(stdio_daemon.__file__)])
@@ -68,14 +69,21 @@ def test_help_and_version_succeed_and_wrong_usage_does_not(
 ) -> None:
     assert main(["--help"]) == 0
     assert "mas-sandbox run calculator" in capsys.readouterr().out
-    for command in ("run", "tools", "doctor", "audit"):
-        assert main([command, "--help"]) == 0
-        assert f"  mas-sandbox {command}" in capsys.readouterr().out
+    for command in [name for group in COMMANDS.values() for name in group]:
+        if command != "serve":
+            assert main([command, "--help"]) == 0
+            assert f"  mas-sandbox {command}" in capsys.readouterr().out
     assert main(["--version"]) == 0
     for wrong in (["nope"], ["run"], ["doctor", "--nope"]):
         with pytest.raises(SystemExit) as ended:
             main(wrong)
         assert ended.value.code not in (0, None)
+
+
+def test_every_command_is_documented() -> None:
+    documented = (Path(__file__).parents[3] / "docs/cli.md").read_text()
+    for name in [name for group in COMMANDS.values() for name in group]:
+        assert f"`mas-sandbox {name}`" in documented
 
 
 def test_run_prints_the_result_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,12 +282,14 @@ def test_audit_shows_and_verifies_a_log(tmp_path: Path, capsys: pytest.CaptureFi
 def test_audit_without_a_log_says_where_it_looked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["verify"], ["tail", "-f"]):
-        assert main(["audit", *words]) == 1
+    for arguments in (["verify"], ["tail", "-f"]):
+        assert main(["audit", *arguments]) == 1
         assert f"{tmp_path}/state/audit.jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [run, screen, serve])
+@pytest.mark.parametrize(
+    "module", [code, cp, forward, ls, processes, repl, run, screen, serve, words]
+)
 def test_examples_in_docstrings_run(module: Any) -> None:
     failed, tried = doctest.testmod(module)
     assert tried > 0
