@@ -336,17 +336,21 @@ def _told_plan(message: bytes, settings: Settings) -> Plan:
 
 
 def _rehearse(call: Call, settings: Settings) -> None:
-    """Do what a call does up to its walls, and change nothing: the pages of memory that
-    any call writes to are then this process's own before it is told which it is."""
     plan = _told_plan(plan_of(call, settings, {}).told(), settings)
-    if settings.landlock:
-        ruleset = landlock.begin(settings.landlock, settings.workspace)
-        landlock.allow(ruleset, call.paths, settings.workspace, settings.landlock, [])
-        os.close(ruleset)
-    _limit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    _enter_directory(call, settings.workspace)
+    rehearse(plan)
     if plan.tool is not None:
         strict_json.dumps(plan.tool.run(plan.call.args, Files(call.paths, settings.workspace)))
+
+
+def rehearse(plan: Plan) -> None:
+    """Do what `enter` does, and change nothing: the pages of memory that this writes to are
+    then this process's own before it is told what it is to become."""
+    if plan.landlock:
+        ruleset = landlock.begin(plan.landlock, plan.workspace)
+        landlock.allow(ruleset, plan.call.paths, plan.workspace, plan.landlock, plan.mounts)
+        os.close(ruleset)
+    _limit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    _enter_directory(plan.call, plan.workspace)
 
 
 def read_all(descriptor: int) -> bytes:

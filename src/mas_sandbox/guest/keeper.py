@@ -21,6 +21,7 @@ import signal
 import struct
 
 from mas_sandbox.wire.errors import ErrorCode
+from mas_sandbox.wire.process import SHELL
 
 from . import processes
 from .child import (
@@ -58,6 +59,7 @@ KILL, DROP = 0, 255
 FOREGROUND = 128
 """Added to the signal."""
 _MAX_SIGNAL = 64
+_BASH = "/bin/bash"
 
 
 def become_keeper(
@@ -144,9 +146,12 @@ def become_program(plan: Plan, argv: list[str], ruleset: int) -> NoReturn:
     """Enter the sandbox's walls as a call does, and run the program in them."""
     enter(plan, ruleset)
     program, environment = argv[0], plan.environment
+    if program == SHELL:
+        program = _BASH if os.access(_BASH, os.X_OK) else "/bin/sh"
+        argv = [program, *argv[1:]]
     paths = [f"{directory}/{program}" for directory in environment["PATH"].split(":")]
     try:
-        execute([program] if "/" in program else paths if program else [""], argv, environment)
+        execute([program] if "/" in program else paths, argv, environment)
     except FileNotFoundError as error:
         message = f"there is no program {program[:200]!r}, or not what is to interpret it"
         raise ToolFailure(message, "not_found", "not_found") from error

@@ -12,11 +12,12 @@ import os
 import sys
 
 from mas_sandbox.wire.errors import ErrorCode
-from mas_sandbox.wire.frames import Kind
+from mas_sandbox.wire.frames import FROM_HOST, FrameParser, Kind, encode
 from mas_sandbox.wire.messages import Call
+from mas_sandbox.wire.process import SHELL, Process
 
-from . import processes
-from .child import Plan, prepare, read_all
+from . import environment, processes
+from .child import Plan, prepare, read_all, rehearse
 from .keeper import become_keeper, become_program
 from .launcher import MAX_MESSAGE
 from .refusal import Refused
@@ -24,8 +25,6 @@ from .refusal import Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from mas_sandbox.wire.process import Process
 
     from .child import Streams
     from .loop import Settings
@@ -70,6 +69,7 @@ class Keepers:
 
         def wait() -> None:
             ruleset = prepare(settings.landlock, settings.workspace)
+            rehearse(_told(_rehearsed(settings), settings)[0])
             message = read_all(told)
             if message:
                 plan, argv = _told(message, settings)
@@ -79,6 +79,8 @@ class Keepers:
             self._spare = self._start(settings.machine, None, wait, told), telling
         except Refused:
             os.close(telling)
+        else:
+            _rehearsed(settings)  # as `Launcher` does: our memory is our own again
         os.close(told)
 
     def discard(self) -> bool:
@@ -168,14 +170,24 @@ def _open(
     return (theirs, theirs, theirs), {ours: Kind.STDOUT}, input_end
 
 
+def _rehearsed(settings: Settings) -> bytes:
+    """What it would be told for a START, by way of all that comes before."""
+    process = Process([SHELL])
+    for _, _, payload in FrameParser(FROM_HOST).feed(encode(Kind.START, 1, process.encode())):
+        process = Process.parse(payload)
+    built = environment.build({}, settings.workspace, settings.temporary)
+    told = process.argv, built, process.cwd, process.paths, process.nofile, settings.mounts
+    return marshal.dumps(told)
+
+
 def _told(message: bytes, settings: Settings) -> tuple[Plan, list[str]]:
     told = marshal.loads(message)  # noqa: S302  # the toolrunner's own words
-    argv, environment, cwd, paths, nofile, mounts = told
+    argv, variables, cwd, paths, nofile, mounts = told
     plan = Plan(
         Call("", {}, cwd=cwd, paths=paths, nofile=nofile),
         None,
         None,
-        environment,
+        variables,
         workspace=settings.workspace,
         landlock=settings.landlock,
         machine=settings.machine,

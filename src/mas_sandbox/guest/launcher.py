@@ -100,12 +100,14 @@ class Launcher:
         if rehearsal is not None:
             self._rehearse(rehearsal)
 
-    def discard(self) -> None:
-        """End the process that waits."""
+    def discard(self) -> bool:
+        """End the process that waits; whether there was one."""
         spare, self._spare = self._spare, None
-        if spare is not None:
-            _close_all([spare.line, *spare.reading])
-            processes.end(spare.pid)
+        if spare is None:
+            return False
+        _close_all([spare.line, *spare.reading])
+        processes.end(spare.pid)
+        return True
 
     def start(self, plan: Plan) -> Started:
         """Raises Refused when there is no process or descriptor to be had."""

@@ -313,8 +313,7 @@ class Loop:
                 self._connection, self._poll, self._inputs, self._settings
             )
         # What waits to be something else is out of everybody's reach.
-        self._launcher.discard()
-        self._started.untidy = True
+        self._started.untidy |= self._launcher.discard()
         self._preparing = self._started.keepers
         try:
             call = Call(

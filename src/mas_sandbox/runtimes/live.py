@@ -61,11 +61,14 @@ class LiveStream:
     async def write(self, data: bytes) -> None:
         """Write all of it to standard input, as fast as the process reads.
 
-        Raises SandboxError `tool_failed` where that has been closed, or the process ended.
+        Raises SandboxError `tool_failed` where that has been closed, or the process ended;
+        why the sandbox is gone, when it is.
         """
         view = memoryview(data)
         while view:
             if self._input_ended or self.result.done():
+                if self.result.done():
+                    self.result.result()
                 raise SandboxError(ErrorCode.TOOL_FAILED, "its standard input is closed")
             if self._outgoing.available == 0:
                 self._writable = asyncio.get_running_loop().create_future()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_ARGUMENTS = 4096
+SHELL = ""
+"""As argv[0]: bash where there is one, else sh."""
 STARTED = struct.Struct("!I")
 """The payload of STARTED: the process's id."""
 SIZE = struct.Struct("!HH")
@@ -23,10 +25,11 @@ SIZE = struct.Struct("!HH")
 class Process:
     """One process, which outlives the connection that asked for it, never the sandbox.
 
-    `argv`: program, looked up in PATH, and its arguments; `cwd` beneath `/workspace` or a
-    granted path; `env`, `paths`, `nofile`: as of a `Call`; `user`: empty for the one that
-    calls run as, else its name; `pty`: rows and columns of a terminal for its standard
-    streams, whose output is all STDOUT, None for pipes; `timeout_ms`: wall time, 0 for none.
+    `argv`: program, looked up in PATH, or `SHELL`, and its arguments; `cwd` beneath
+    `/workspace` or a granted path; `env`, `paths`, `nofile`: as of a `Call`; `user`: empty
+    for the one that calls run as, else its name; `pty`: rows and columns of a terminal for
+    its standard streams, whose output is all STDOUT, None for pipes; `timeout_ms`: wall time,
+    0 for none.
     """
 
     __slots__ = ("argv", "cwd", "env", "nofile", "paths", "pty", "timeout_ms", "user")
