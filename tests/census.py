@@ -66,6 +66,11 @@ def commands() -> dict[int, str]:
     return found
 
 
+def zygotes() -> set[int]:
+    """The processes that fork for jails: a daemon's own, whether it has a sandbox or none."""
+    return {process for process, words in commands().items() if " --zygote " in words}
+
+
 def children(process: int) -> list[int]:
     """The processes whose parent is `process`."""
     found = []
@@ -84,7 +89,9 @@ def toolrunners(sandbox: Sandbox) -> list[int]:
     """The host's process ids of a sandbox's toolrunner, or of the monitor it is inside."""
     match sandbox:
         case JailSandbox():
-            return children(sandbox.init)
+            # bubblewrap stays as the first process; a zygote's fork is itself the toolrunner.
+            of_bubblewrap = Path(f"/proc/{sandbox.init}/comm").read_text() == "bwrap\n"
+            return children(sandbox.init) if of_bubblewrap else [sandbox.init]
         case GvisorSandbox():
             return [sandbox.init]  # outside, gVisor's processes cannot be told apart
         case LocalSandbox():

@@ -1,14 +1,20 @@
-"""FI-11: a thousand calls at once, and more than may wait."""
+"""FI-11: a thousand calls at once, and more than may wait.
+
+FAULT_ROUNDS=100 makes them ten thousand.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import httpx2
 import pytest
 
-import census
+from faults.dice import rounds
+from faults.remains import Remains
+from mas_sandbox.audit.verify import verify
 from running_daemon import TOKEN, RunningDaemon, daemon
 
 pytestmark = [pytest.mark.serial, pytest.mark.anyio]
@@ -30,21 +36,28 @@ async def _call(client: httpx2.AsyncClient, number: int) -> httpx2.Response:
     return await client.post("/v1/sandbox/execute", json=body)
 
 
-async def test_a_thousand_calls_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
-    before = census.take()
-    with daemon(tmp_path, "-max-queue", "1000") as running:
+async def test_FI_11_a_thousand_calls_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
+    calls = rounds(10) * 100
+    with Remains(tmp_path) as remains, daemon(tmp_path, "-max-queue", str(calls)) as running:
+        remains.watch(running.process.pid)
+        descriptors = len(os.listdir(f"/proc/{running.process.pid}/fd"))
         async with _client(running) as client:
-            responses = await asyncio.gather(*(_call(client, number) for number in range(1000)))
+            responses = await asyncio.gather(*(_call(client, number) for number in range(calls)))
         for number, response in enumerate(responses):
             reply = response.json()
             assert response.status_code == 200, reply
             assert reply["tool_call_id"] == f"call-{number}"
             assert (reply["result"], reply["stderr"]) == (f"{number}\n", f"{number}\n")
             assert reply["isolation"] == "process"
-    assert census.take() == before
+        assert len(os.listdir(f"/proc/{running.process.pid}/fd")) < descriptors + 50
+        running.process.terminate()
+        assert await asyncio.to_thread(running.process.wait, 30) == 0
+        await asyncio.to_thread(remains.settled, killed=False)
+    found = verify(tmp_path / "audit.jsonl")
+    assert (found.problems, found.calls, found.unfinished) == ([], calls, 0)
 
 
-async def test_beyond_the_queue_calls_are_told_when_to_come_back(tmp_path: Path) -> None:
+async def test_FI_11_beyond_the_queue_calls_are_told_when_to_come_back(tmp_path: Path) -> None:
     with daemon(tmp_path, "-max-queue", "20", "-max-concurrent", "2") as running:
         async with _client(running) as client:
             responses = await asyncio.gather(*(_call(client, number) for number in range(200)))

@@ -11,6 +11,7 @@ import pytest
 from mas_sandbox.runtimes.base import SandboxSpec
 from mas_sandbox.runtimes.cgroup import Cgroups
 from mas_sandbox.runtimes.jail import probe as probe_module
+from mas_sandbox.runtimes.jail.launch import SETTING
 from mas_sandbox.runtimes.jail.runtime import JailRuntime
 from mas_sandbox.runtimes.ownership import Ownership
 from mas_sandbox.runtimes.select import choose_runtime
@@ -54,6 +55,7 @@ async def test_a_bubblewrap_that_fails_is_reported_in_its_own_words(
         path.chmod(path.stat().st_mode | 0o055)
     broken.chmod(0o755)
     monkeypatch.setattr(probe_module, "_BWRAP_DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setenv(SETTING, "bubblewrap")
     with pytest.raises(SandboxError, match="No permissions to create new namespace"):
         await choose_runtime("jail")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from census import children
+from census import children, toolrunners
 from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mas_sandbox.runtimes.identity import COUNT, FIRST
 from mas_sandbox.runtimes.jail.probe import posture_problem
@@ -99,7 +99,7 @@ async def test_PR_01_posture_as_the_host_sees_it(jail: Runtime) -> None:
         call = asyncio.create_task(bash(sandbox, "sleep 2"))
         await asyncio.sleep(0.3)
         assert posture_problem(sandbox.init) == ""
-        (toolrunner,) = children(sandbox.init)
+        (toolrunner,) = toolrunners(sandbox)
         (main,) = children(toolrunner)
         for process in (sandbox.init, toolrunner, main):
             status = Path(f"/proc/{process}/status").read_text()

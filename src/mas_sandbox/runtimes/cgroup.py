@@ -22,7 +22,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from .cgroup_find import Hierarchy, counter, cpu_us, find_freezer, find_hierarchies, write
 from .cgroup_limits import Limits, settings, wanted
 from .freezer import Freezer, thaw
-from .ownership import PREFIX, Ownership
+from .ownership import Locks, Ownership
 
 __all__ = ["Cgroups", "Group", "Hierarchy", "Limits", "find_hierarchies"]
 
@@ -71,7 +71,8 @@ class Group:
         return None if self.counting is None else cpu_us(self.counting)
 
     async def remove(self) -> None:
-        """Remove the group once its last process is reaped; raises OSError when it stays."""
+        """Remove the group, and end what may still be in it: a bubblewrap that was killed as it
+        started leaves a process that waits for it for ever. Raises OSError when it stays."""
         deadline = time.monotonic() + REMOVE_TIMEOUT_S
         while self.directories:
             try:
@@ -81,6 +82,7 @@ class Group:
             except OSError:
                 if time.monotonic() > deadline:
                     raise
+                _kill_members(self.directories[-1])
                 await asyncio.sleep(0.002)
 
 
@@ -91,7 +93,7 @@ class Cgroups:
         self._ownership = ownership
         self._hierarchies = find_hierarchies() if hierarchies is None else hierarchies
         self._freezer = find_freezer() if hierarchies is None else None
-        self._reclaim()
+        reclaim_groups(ownership, self._parents())
 
     @property
     def controls(self) -> Mapping[Control, str]:
@@ -156,27 +158,48 @@ class Cgroups:
             for setting in settings(hierarchy.version, control, limits):
                 write(directory, setting)
 
-    def _reclaim(self) -> None:
-        """Remove the groups of dead daemons, and end what may still run in them."""
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        # What version 1 has frozen dies only once it is let go.
-        freezer = [self._freezer] if self._freezer is not None else []
-        for hierarchy in freezer + self._hierarchies:
-            for path in hierarchy.parent.glob(PREFIX + "*"):
-                while self._ownership.abandoned(path.name) and time.monotonic() < deadline:
-                    try:
-                        path.rmdir()
-                        break
-                    except FileNotFoundError:
-                        break
-                    except OSError:
-                        _kill_members(path)
-                        thaw(path)
-                        time.sleep(0.005)
+    def _parents(self) -> list[Path]:
+        freezer = [] if self._freezer is None else [self._freezer]
+        return [each.parent for each in freezer + self._hierarchies]
+
+
+def group_parents() -> list[Path]:
+    """Where daemons of this user make their groups. What version 1 has frozen dies only once
+    it is let go, so the freezer's comes first."""
+    freezer = find_freezer()
+    return [each.parent for each in ([freezer] if freezer else []) + find_hierarchies()]
+
+
+def reclaim_groups(locks: Locks, parents: list[Path]) -> None:
+    """Remove the groups of dead daemons, and end what may still run in them. Blocks."""
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    for parent in parents:
+        for path in locks.left_in(parent):
+            while time.monotonic() < deadline:
+                try:
+                    path.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    _kill_members(path)
+                    thaw(path)
+                    time.sleep(0.005)
+
+
+def members(group: Path) -> list[int]:
+    """The host's ids of the processes in a group; none for one that is gone."""
+    with suppress(FileNotFoundError, OSError):
+        return [int(process) for process in (group / "cgroup.procs").read_text().split()]
+    return []
 
 
 def _kill_members(group: Path) -> None:
-    with suppress(FileNotFoundError):
-        for process in (group / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
+    for process in members(group):
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(process)
+            try:
+                if process in members(group):  # and not another one of its number
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)

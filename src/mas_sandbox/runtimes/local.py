@@ -22,7 +22,7 @@ from mas_sandbox.wire.isolation import Isolation
 from .base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec, refuse_unenforceable
 from .channel import Channel, open_channel
 from .ownership import Ownership
-from .process import ChildProcess
+from .process import ChildProcess, Ending
 from .proof.proven import proven
 from .stopped_tree import StoppedTree
 from .toolrunner import toolrunner_archive
@@ -130,9 +130,8 @@ class LocalRuntime(Runtime):
 
     def _reclaim(self) -> None:
         """Remove the workspaces of dead daemons."""
-        for path in self._directory.glob("mas-sandbox-*"):
-            if self._ownership.abandoned(path.name):
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self._ownership.left_in(self._directory):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def claims() -> dict[Control, ControlStatus]:
@@ -143,7 +142,7 @@ def claims() -> dict[Control, ControlStatus]:
 
 
 async def greet(
-    channel: Channel, spec: SandboxSpec, name: str, process: ChildProcess
+    channel: Channel, spec: SandboxSpec, name: str, process: Ending
 ) -> frozenset[Control]:
     """Welcome the toolrunner; returns the controls it put up itself.
 

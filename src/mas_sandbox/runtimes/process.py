@@ -8,10 +8,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
+_KILLED_FIRST = "500"
+"""Half of all memory is added to what it uses, when the kernel looks for one to end."""
 STDERR_BYTES = 8192
 """How much of a child's standard error is kept, the first bytes."""
+
+
+class Ending(Protocol):
+    """A process whose end can be waited for, and what it said on its way there."""
+
+    @property
+    def ended(self) -> asyncio.Future[Any]:
+        """Resolves once it is gone."""
+
+    def stderr(self) -> str:
+        """The first bytes it wrote to standard error."""
 
 
 class ChildProcess:
@@ -35,6 +51,7 @@ class ChildProcess:
         supplementary: tuple[int, ...] = (),
         die_with_parent: bool = False,
         enter: Callable[[], None] | None = None,
+        session: bool = True,
     ) -> None:
         """Raises OSError or SubprocessError as `subprocess.Popen` does.
 
@@ -42,7 +59,8 @@ class ChildProcess:
         the child joins before the program starts; `stdin`, `stdout`: open files;
         `supplementary`: gids that a dropped user has beside its own; `die_with_parent`:
         SIGKILL when the thread that starts it ends, however that ends (Linux); `enter`:
-        called in the child before it drops to `user`: system calls alone.
+        called in the child before it drops to `user`: system calls alone; `session`: whether
+        it leads one, and so has no terminal, or only a process group, which is quicker made.
         """
         bond = _bond() if die_with_parent else None
         dropped = None if user is None else (user, list(supplementary))
@@ -59,7 +77,8 @@ class ChildProcess:
                 pass_fds=pass_fds,
                 env=environment,
                 cwd=directory,
-                start_new_session=True,
+                start_new_session=session,
+                process_group=None if session else 0,
                 user=by_popen,
                 group=by_popen,
                 extra_groups=None if by_popen is None else list(supplementary),
@@ -70,6 +89,7 @@ class ChildProcess:
             os.close(self._stderr)
             raise
         self.pid = self._process.pid
+        _be_killed_first(self.pid)
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = loop.create_future()
         try:
@@ -81,7 +101,7 @@ class ChildProcess:
             loop.add_reader(self._pidfd, self._reap)
 
     def kill(self) -> None:
-        """SIGKILL the whole session it leads; does nothing once it has been reaped."""
+        """SIGKILL the process group it leads; does nothing once it has been reaped."""
         if self._process.returncode is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -90,9 +110,7 @@ class ChildProcess:
 
     def stderr(self) -> str:
         """The first bytes it wrote to standard error, for an error message."""
-        if self._stderr < 0:
-            return ""
-        return os.pread(self._stderr, STDERR_BYTES, 0).decode("utf-8", "replace").strip()
+        return "" if self._stderr < 0 else first_bytes(self._stderr)
 
     def close(self) -> None:
         """Release the kept standard error."""
@@ -110,6 +128,11 @@ class ChildProcess:
         self.ended.set_result(await asyncio.to_thread(self._process.wait))
 
 
+def first_bytes(stderr: int) -> str:
+    """What was written to a file, for an error message."""
+    return os.pread(stderr, STDERR_BYTES, 0).decode("utf-8", "replace").strip()
+
+
 def _prepare(groups: tuple[int, ...], steps: tuple[Callable[[], None] | None, ...]) -> None:
     for descriptor in groups:
         os.write(descriptor, b"0")
@@ -125,6 +148,14 @@ def _enter(enter: Callable[[], None], dropped: tuple[int, list[int]] | None) -> 
         os.setgroups(supplementary)
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+
+
+def _be_killed_first(process: int) -> None:
+    """Where the host runs out of memory, the kernel is to end sandboxes before the daemon
+    (proc(5), oom_score_adj). Inherited, so it comes before the program starts others: each of
+    them waits to be told something first."""
+    with suppress(OSError):  # not Linux
+        Path(f"/proc/{process}/oom_score_adj").write_text(_KILLED_FIRST)
 
 
 def _bond() -> Callable[[], None] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _UNIT = "tests/unit"
+_ARCHIVES = f"{_UNIT}/guest/test_inside_archives.py"
+_CALLS = "tests/conformance/test_calls.py"
 _CHANNEL = f"{_UNIT}/runtimes/test_channel.py"
 _FILES = f"{_UNIT}/guest/test_files.py"
 _HOSTILE = f"{_UNIT}/server/test_http_hostile.py"
@@ -25,8 +27,11 @@ COVERED: dict[str, tuple[str, ...]] = {
         f"{_LOG}::test_a_log_planted_as_a_link_or_fifo_is_refused",
         f"{_UNIT}/runtimes/microvm/test_output.py::test_a_log_file_is_not_written_through_a_link",
     ),
-    # The only archives that are opened at all are those of images.
     "FS_07": (
+        f"{_ARCHIVES}::test_a_hostile_member_is_refused",
+        f"{_ARCHIVES}::test_rights_are_not_gained",
+        f"{_ARCHIVES}::test_a_bomb_is_not_inflated",
+        f"{_ARCHIVES}::test_the_bounds_hold",
         f"{_IMAGE}::test_a_path_out_of_the_image_is_refused",
         f"{_IMAGE}::test_links_lead_to_places_in_the_image_only",
         f"{_IMAGE}::test_devices_and_pipes_are_left_out",
@@ -38,10 +43,11 @@ COVERED: dict[str, tuple[str, ...]] = {
         f"{_SHARED}::test_FS_10_a_source_that_is_a_link_is_refused",
         f"{_UNIT}/policy/test_narrow.py::test_widening_is_denied_by_name",
     ),
-    "PR_12": (
-        "tests/conformance/test_calls.py"
-        "::test_a_grandchild_that_holds_the_pipe_open_does_not_hold_the_call",
-    ),
+    "PR_02": (f"{_CALLS}::test_the_environment_is_clean_but_for_what_the_call_names",),
+    "PR_03": (f"{_CALLS}::test_no_descriptor_is_inherited",),
+    "PR_09": (f"{_CALLS}::test_what_a_call_leaves_running_ends_with_it",),
+    "PR_10": (f"{_CALLS}::test_a_timeout_ends_the_whole_process_tree",),
+    "PR_12": (f"{_CALLS}::test_a_grandchild_that_holds_the_pipe_open_does_not_hold_the_call",),
     "KS_06": (
         "tests/security/test_jail_walls.py"
         "::test_KS_06_every_refused_system_call_is_refused_in_every_thread",
@@ -50,13 +56,19 @@ COVERED: dict[str, tuple[str, ...]] = {
         f"{_TAP}::test_a_guest_that_lies_about_itself_is_not_heard",
         f"{_TAP}::test_nothing_but_ipv4_is_spoken_with_a_guest",
     ),
+    "RX_04": (f"{_CALLS}::test_output_is_cut_at_the_limit_and_the_call_ended",),
     "RX_07": (
         f"{_UNIT}/egress/test_limits.py::test_RX_07_bytes_are_capped_and_everything_is_reset",
     ),
+    "RX_08": (f"{_CALLS}::test_a_timeout_ends_the_whole_process_tree",),
     "RX_09": (
         f"{_UNIT}/runtimes/microvm/test_output.py::test_a_flood_is_drained_and_only_its_end_is_kept",
         "tests/conformance/test_firecracker_clones.py"
         "::test_a_guest_that_panics_ends_with_its_last_words",
+    ),
+    "RX_10": (
+        f"{_UNIT}/guest/test_file_tools.py::test_list_dir_is_capped_and_says_so",
+        f"{_UNIT}/guest/test_search.py::test_walking_ends_at_its_bounds",
     ),
     "AP_01": (
         f"{_HOSTILE}::test_a_body_over_the_bound_is_a_413_before_it_is_sent",
@@ -100,7 +112,7 @@ COVERED: dict[str, tuple[str, ...]] = {
     "MT_04": (
         f"{_UNIT}/server/test_admission.py::test_principals_take_turns",
         f"{_UNIT}/server/test_admission.py::test_who_fills_the_queue_gives_way_to_another",
-        "tests/faults/test_load.py::test_a_thousand_calls_at_once_each_get_their_own_answer",
+        "tests/faults/test_load.py::test_FI_11_a_thousand_calls_at_once_each_get_their_own_answer",
     ),
     "MT_05": (
         f"{_UNIT}/server/test_admission.py"
@@ -154,6 +166,10 @@ COVERED: dict[str, tuple[str, ...]] = {
         "tests/security/test_corpus_versions.py::test_SC_04_an_old_bubblewrap_makes_no_jail",
         f"{_UNIT}/runtimes/gvisor/test_version.py::test_an_old_release_is_warned_about_by_advisory",
     ),
-    "SC_05": ("tests/conformance/test_calls.py::test_variables_that_steer_the_loader_are_refused",),
-    "SC_06": ("tests/security/test_jail_walls.py::test_PR_01_posture_as_the_host_sees_it",),
+    "SC_05": (f"{_CALLS}::test_variables_that_steer_the_loader_are_refused",),
+    "SC_06": (
+        "tests/security/test_jail_walls.py::test_PR_01_posture_as_the_host_sees_it",
+        "tests/conformance/test_qemu_clones.py"
+        "::test_a_monitor_runs_as_a_user_of_its_own_and_filtered",
+    ),
 }

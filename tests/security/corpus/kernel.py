@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from mas_sandbox.runtimes.gvisor.posture import posture_problem as gvisor_problem
@@ -12,11 +13,15 @@ from mas_sandbox.runtimes.gvisor.runtime import GvisorSandbox
 from mas_sandbox.runtimes.jail.probe import posture_problem as jail_problem
 from mas_sandbox.runtimes.jail.runtime import JailSandbox
 
-from .ground import Ground, Row, fails, members
-from .processes import status
+from ..posture import seen
+from ..posture.golden import described, differences
+from ..posture.inside import look
+from ..posture.parts import description_of, parts
+from ..posture.seen import Posture
+from .ground import Ground, Row, fails
 
-_EACH = "for name, arguments in attempts:\n    if system(name, *arguments) >= 0: broke(name, arguments)\n"
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+_EACH = "for name, arguments in attempts:\n    if system(name, *arguments) >= 0: broke(name, arguments)\n"
 
 
 def calls(id: str, title: str, attempts: str, prepare: str = "") -> Row:
@@ -140,37 +145,35 @@ async def devices(ground: Ground) -> None:
 
 
 async def posture(ground: Ground) -> None:
-    """The same in every process and every thread, when idle and while a call runs."""
-    sandbox = await ground.sandbox()
-    idle = set(members(sandbox))
-    call = asyncio.create_task(
-        ground.python(
-            "import threading, time\nthreading.Thread(target=time.sleep, args=(2,)).start()"
-        )
-    )
-    await asyncio.sleep(1)
-    busy = set(members(sandbox))
-    ours = {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES}
-    owners = set()
-    for process in idle | busy:
-        for task in Path(f"/proc/{process}/task").iterdir():
-            seen = status(int(task.name))
-            owners.add(seen["Uid"].split()[0])
-            assert seen["NoNewPrivs"] == "1", (process, seen["Name"])
-            if ground.name == "jail":
-                assert {seen[f"Cap{name}"] for name in ("Eff", "Prm", "Bnd", "Inh", "Amb")} == {
-                    "0" * 16
-                }
-                assert seen["Seccomp"] == "2"
-            if ground.name == "microvm":
-                assert seen["CapEff"] == "0" * 16
-                assert seen["Seccomp"] == "2"
-        if ground.name != "microvm":
-            shared = [n for n in NAMESPACES if os.readlink(f"/proc/{process}/ns/{n}") == ours[n]]
-            assert shared == [], process
-    assert len(owners) == 1
-    assert "0" not in owners
-    await call
+    """Every thread of every process is as described, when idle and while a call runs; and so
+    are a call and its toolrunner by what they see themselves."""
+    async with ground.fresh() as sandbox:
+        name = description_of(sandbox, ground.name)
+        alike(name, {part: [one] for part, one in (await look(sandbox)).items()})
+        idle = parts(sandbox)
+        alike(name, {part: postures(found) for part, found in idle.items()})
+        call = asyncio.create_task(ground.bash("touch runs; sleep 30", sandbox))
+        await ground.bash("until [ -e runs ]; do sleep 0.01; done", sandbox)
+        busy = parts(sandbox)
+        alike(name, {part: postures(found) for part, found in busy.items()})
+        assert busy.keys() == {each for each in described(name) if "inside" not in each}
+        call.cancel()
+        await asyncio.wait({call})
+
+
+def postures(processes: list[int]) -> list[Posture]:
+    """Of those that are still there."""
+    found = []
+    for process in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append(seen.posture(process))
+    return found
+
+
+def alike(runtime: str, found: dict[str, list[Posture]]) -> None:
+    for part, each in found.items():
+        for one in each:
+            assert differences(runtime, part, one) == {}, part
 
 
 ROWS = (

@@ -108,9 +108,8 @@ class MachinePlan:
             raise SandboxError(
                 ErrorCode.SANDBOX_CRASH, f"no place for machines: {error}"
             ) from error
-        for left in running.iterdir():
-            if self._ownership.abandoned(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in self._ownership.left_in(running):
+            shutil.rmtree(left, ignore_errors=True)
 
     def template_directory(self, driver: VmDriver, machine: VmSpec) -> Path:
         """Where the template of this machine is, or will be; `snapshot` names one made

@@ -10,26 +10,40 @@ from pathlib import Path
 
 from mas_sandbox.wire.errors import SandboxError
 
-from ...ownership import Ownership
+from ...ownership import Locks
 from . import forwarding, programs
 from .device import GROUP
 
 _LOCK = "tap.lock"
 
 
-def reclaim(ownership: Ownership) -> None:
+def reclaim(locks: Locks) -> None:
     """Remove what dead daemons left on this host's network; call it in a thread.
 
     Does nothing where no daemon ever made a link. Raises SandboxError; OSError.
     """
-    if not (ownership.directory / _LOCK).exists():
+    if not (locks.directory / _LOCK).exists():
         return
-    with exclusive(ownership.directory):
-        for link in programs.ip_json("link", "show", "group", str(GROUP)):
-            if ownership.abandoned(link.get("ifalias", "")):
-                programs.ip(f"link delete dev {link['ifname']}")
-        for table in {table for _, table in _tables() if ownership.abandoned(table)}:
+    with exclusive(locks.directory):
+        for device in abandoned_devices(locks):
+            programs.ip(f"link delete dev {device}")
+        for table in abandoned_tables(locks):
             clear(table)
+
+
+def abandoned_devices(locks: Locks) -> list[str]:
+    """Network devices of dead daemons. Raises SandboxError; OSError."""
+    if not (locks.directory / _LOCK).exists():
+        return []
+    links = programs.ip_json("link", "show", "group", str(GROUP))
+    return [link["ifname"] for link in links if locks.abandoned(link.get("ifalias", ""))]
+
+
+def abandoned_tables(locks: Locks) -> set[str]:
+    """Names of dead daemons' tables of nftables. Raises SandboxError; OSError."""
+    if not (locks.directory / _LOCK).exists():
+        return set()
+    return {table for _, table in _tables() if locks.abandoned(table)}
 
 
 def clear(table: str, raised: Iterable[str] = ()) -> None:
