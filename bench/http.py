@@ -7,9 +7,9 @@ import time
 from contextlib import AsyncExitStack
 from typing import Any
 
-from mas_sandbox.sdk import AsyncClient
+from mas_sandbox.sdk import AsyncClient, AsyncSandbox
 
-from .places import client
+from .places import daemon
 from .rows import Benchmark, Row, Samples
 
 _CALLS: dict[str, dict[str, Any]] = {
@@ -21,23 +21,29 @@ _THINKING_S = 1.2
 _POOL = 2
 
 
-async def _timed(daemon: AsyncClient, tool: str, sandbox: str | None) -> float:
+async def _timed(client: AsyncClient, tool: str, sandbox: str | None) -> float:
     begun = time.perf_counter()
-    await daemon.execute(tool, _CALLS[tool], sandbox_id=sandbox)
+    await client.execute(tool, _CALLS[tool], sandbox_id=sandbox)
     return (time.perf_counter() - begun) * 1000
 
 
 async def _measure(runs: int, names: tuple[str, ...] = ("jail", "microvm")) -> Samples:
     samples: dict[str, list[float]] = {}
     async with AsyncExitStack() as undo:
-        daemons = [await undo.enter_async_context(client(name, _POOL)) for name in names]
-        rooms = [(await daemon.create()).sandbox_id for daemon in daemons]
+        places = [await undo.enter_async_context(daemon(name, _POOL)) for name in names]
+        clients = [
+            await undo.enter_async_context(AsyncClient(each.url, each.token)) for each in places
+        ]
+        rooms = [
+            (await undo.enter_async_context(await AsyncSandbox.create(each.url, each.token))).id
+            for each in places
+        ]
         for count in range(runs + 1):
             for tool in _CALLS:
-                for name, daemon, room in zip(names, daemons, rooms, strict=True):
+                for name, client, room in zip(names, clients, rooms, strict=True):
                     for kind, sandbox in (("pooled", None), ("warm", room)):
                         await asyncio.sleep(_THINKING_S)
-                        taken = await _timed(daemon, tool, sandbox)
+                        taken = await _timed(client, tool, sandbox)
                         if count:  # the first of each starts what the rest find started
                             samples.setdefault(f"{name}-{tool}-{kind}", []).append(taken)
     for kind in ("pooled", "warm"):
@@ -56,7 +62,7 @@ def _rows() -> tuple[Row, ...]:
             jail = f"jail-{tool}-{kind}"
             rows += [
                 Row(jail, "ms", f"{what}, of jails"),
-                Row(f"microvm-{tool}-{kind}", "ms", f"{what}, of machines", beside=jail),
+                Row(f"microvm-{tool}-{kind}", "ms", f"{what}, of machines", beside=(jail,)),
             ]
     rows += [
         Row(f"calculator-{kind}-above-jail", "ms", "the two calls before, in pairs", goal=5)

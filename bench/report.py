@@ -5,52 +5,64 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .rows import Figure
 
+COLUMNS = ("", "median", "p95", "", "goal", "beside")
+
 
 def table(figures: Sequence[Figure]) -> str:
-    lines = [("", "median", "p95", "", "goal", "beside")]
-    for figure in figures:
-        row = figure.row
-        lines.append(
-            (
-                row.name,
-                _number(figure.median),
-                _number(figure.p95),
-                row.unit,
-                _goal(figure),
-                "" if figure.beside is None else f"{_number(figure.beside)} {row.beside}",
-            )
-        )
+    lines = [COLUMNS, *(cells(figure) for figure in figures)]
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
     return "\n".join(_line(line, widths) for line in lines)
 
 
-def as_json(figures: Sequence[Figure]) -> str:
-    rows = [
-        {
-            "name": figure.row.name,
-            "what": figure.row.what,
-            "unit": figure.row.unit,
-            "median": round(figure.median, 3),
-            "p95": round(figure.p95, 3),
-            "samples": figure.samples,
-            "goal": figure.row.goal,
-            "met": figure.met,
-            "beside": {figure.row.beside: figure.beside} if figure.row.beside else {},
-        }
-        for figure in figures
-    ]
-    host = {
+def cells(figure: Figure) -> tuple[str, str, str, str, str, str]:
+    """As `COLUMNS` has them."""
+    row = figure.row
+    if figure.absent:
+        return row.name, "-", "-", "", "", f"not measured: {figure.absent}"
+    beside = ", ".join(f"{number(ratio)} x {name}" for name, ratio in figure.ratios.items())
+    return row.name, number(figure.median), number(figure.p95), row.unit, _goal(figure), beside
+
+
+def as_json(figures: Sequence[Figure], **more: object) -> str:
+    """`more`: what else is to be told, by name."""
+    rows = [_as_object(figure) for figure in figures]
+    return json.dumps({"host": host(), **more, "rows": rows}, indent=2)
+
+
+def host() -> Mapping[str, Any]:
+    """The machine that was measured."""
+    return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
+        "load": round(os.getloadavg()[0], 2),
     }
-    return json.dumps({"host": host, "rows": rows}, indent=2)
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _as_object(figure: Figure) -> dict[str, Any]:
+    named = {"name": figure.row.name, "what": figure.row.what, "unit": figure.row.unit}
+    if figure.absent:
+        return {**named, "absent": figure.absent}
+    return {
+        **named,
+        "median": round(figure.median, 3),
+        "p95": round(figure.p95, 3),
+        "least": round(figure.least, 3),
+        "samples": figure.samples,
+        "goal": figure.row.goal,
+        "met": figure.met,
+        "ratios": {name: round(ratio, 3) for name, ratio in figure.ratios.items()},
+    }
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
@@ -66,8 +78,4 @@ def _goal(figure: Figure) -> str:
     if figure.met is None:
         return ""
     sign = ">=" if figure.row.at_least else "<="
-    return f"{sign} {_number(figure.row.goal or 0)} {'met' if figure.met else 'missed'}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{sign} {number(figure.row.goal or 0)} {'met' if figure.met else 'missed'}"

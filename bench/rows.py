@@ -6,24 +6,33 @@ machine does falls on both.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-Samples = Mapping[str, list[float]]
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why a row could not be measured here: a peer that is not installed, say."""
+
+    reason: str
+
+
+Samples = Mapping[str, "list[float] | Absent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure. `goal`: what the median should not exceed; `at_least` turns it round.
-    `beside`: the row of the same benchmark that it is to be read next to."""
+    `beside`: rows of the same benchmark that it is to be read next to: floors and peers."""
 
     name: str
     unit: str
     what: str
     goal: float | None = None
     at_least: bool = False
-    beside: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +45,21 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What came out of one row."""
+    """What came out of one row. `least`: its best sample; `ratios`: its median to that of
+    each row beside it that was measured; `absent`: why it was not, then the rest is NaN."""
 
     row: Row
-    median: float
-    p95: float
-    samples: int
-    beside: float | None
+    median: float = math.nan
+    p95: float = math.nan
+    least: float = math.nan
+    samples: int = 0
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    absent: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal was; None where there is none."""
-        if self.row.goal is None:
+        """Whether the goal was; None where there is none, or no sample."""
+        if self.row.goal is None or self.absent:
             return None
         if self.row.at_least:
             return self.median >= self.row.goal
@@ -56,14 +68,22 @@ class Figure:
 
 def figures(benchmark: Benchmark, samples: Samples) -> list[Figure]:
     """One for each row, in their order. Raises ValueError for a row without samples."""
-    found = []
-    for row in benchmark.rows:
-        taken = samples.get(row.name)
-        if not taken:
-            raise ValueError(f"{row.name}: no sample was taken")
-        beside = statistics.median(samples[row.beside]) if row.beside else None
-        found.append(Figure(row, statistics.median(taken), p95(taken), len(taken), beside))
-    return found
+    medians = {
+        name: statistics.median(taken)
+        for name, taken in samples.items()
+        if not isinstance(taken, Absent) and taken
+    }
+    return [_figure(row, samples.get(row.name), medians) for row in benchmark.rows]
+
+
+def _figure(row: Row, taken: list[float] | Absent | None, medians: Mapping[str, float]) -> Figure:
+    if isinstance(taken, Absent):
+        return Figure(row, absent=taken.reason)
+    if not taken:
+        raise ValueError(f"{row.name}: no sample was taken")
+    median = medians[row.name]
+    ratios = {name: median / medians[name] for name in row.beside if medians.get(name)}
+    return Figure(row, median, p95(taken), min(taken), len(taken), ratios)
 
 
 def p95(samples: list[float]) -> float:

@@ -11,7 +11,10 @@ import pytest
 
 from doubles.firecracker_install import install_firecracker
 from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
+from mas_sandbox.runtimes.jail.launch import SETTING
 from mas_sandbox.runtimes.select import build_runtime
+
+pytest_plugins = ["corpus_ids"]
 
 RUNTIMES = ("local", "jail", "gvisor", "microvm", "firecracker")
 """`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
@@ -27,7 +30,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """Every test's daemons keep their state, and find their settings, in the test's own place."""
     monkeypatch.setenv("MAS_SANDBOX_STATE", str(tmp_path / "state"))
     for name in [name for name in os.environ if name.startswith("MAS_SANDBOX")]:
-        if name != "MAS_SANDBOX_STATE":
+        if name not in ("MAS_SANDBOX_STATE", SETTING):  # whose jails the suite is to judge
             monkeypatch.delenv(name)
     yield
 

@@ -29,7 +29,8 @@ async def gather(stream: LiveStream) -> tuple[Any, bytes]:
     """Value and output of one that succeeds."""
     output, value = bytearray(), bytearray()
     while (piece := await stream.read()) is not None:
-        (output if piece[0] is Kind.STDOUT else value).extend(piece[1])
+        if piece[0] is not Kind.STDERR:
+            (output if piece[0] is Kind.STDOUT else value).extend(piece[1])
     result = await stream.result
     assert result.code == "", result.message
     return strict_json.loads(value), bytes(output)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import census
+from faults.remains import Remains, tokens
 from mas_sandbox.runtimes.base import SandboxSpec
 from mas_sandbox.runtimes.microvm.runtime import MicrovmRuntime, MicrovmSandbox
 from mas_sandbox.runtimes.select import build_runtime
@@ -153,19 +153,20 @@ async def test_FI_12_two_hundred_machines_leave_the_host_as_it_was(templates: Pa
     warm = build_runtime("microvm", state=templates)
     await (await warm.start(SPEC)).stop()
     await warm.close()
-    before = census.take()
-    runtime = build_runtime("microvm", state=templates)
-    assert isinstance(runtime, MicrovmRuntime)
-    for number in range(200):
-        starting = asyncio.create_task(runtime.start(SPEC))
-        if number in doomed:
-            await asyncio.sleep(dice.uniform(0, 0.3))
-            for process, command in census.commands().items():
-                if "qemu-system" in command and f"{process} {command}" not in before.processes:
-                    os.kill(process, signal.SIGKILL)
-        try:
-            await (await starting).stop()
-        except SandboxError as error:
-            assert number in doomed, (seed, number, error)
-    await runtime.close()
-    assert census.take() == before, f"seed {seed}"
+    with Remains(templates) as remains:
+        runtime = build_runtime("microvm", state=templates)
+        assert isinstance(runtime, MicrovmRuntime)
+        remains.knows(tokens(os.getpid()))
+        for number in range(200):
+            starting = asyncio.create_task(runtime.start(SPEC))
+            if number in doomed:
+                await asyncio.sleep(dice.uniform(0, 0.3))
+                for process, command in remains.processes().items():
+                    if "qemu-system" in command:
+                        os.kill(process, signal.SIGKILL)
+            try:
+                await (await starting).stop()
+            except SandboxError as error:
+                assert number in doomed, (seed, number, error)
+        await runtime.close()
+        await asyncio.to_thread(remains.settled, killed=False)

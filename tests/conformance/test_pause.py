@@ -134,7 +134,7 @@ def _descendants() -> set[int]:
     found = census.children(os.getpid())
     for process in found:  # it grows as it is read
         found += census.children(process)
-    return set(found)
+    return set(found) - census.zygotes()
 
 
 def _groups(sandbox: Sandbox) -> list[Path]:

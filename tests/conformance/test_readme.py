@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mas_sandbox.policy.file import load_policy_file
+from running_daemon import TOKEN, daemon
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -25,12 +26,21 @@ def block(language: str, containing: str) -> str:
     return str(found[0])
 
 
-def run(argv: list[str], lines: str = "") -> str:
+def run(argv: list[str], lines: str = "", env: dict[str, str] | None = None) -> str:
     result = subprocess.run(
-        argv, input=lines, capture_output=True, text=True, timeout=60, check=False
+        argv, input=lines, env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_the_sandbox_example_runs(tmp_path: Path) -> None:
+    example = block("python", "Sandbox.create")
+    with daemon(tmp_path) as running:
+        variables = {"MAS_SANDBOX_URL": running.url, "MAS_SANDBOX_TOKEN": TOKEN}
+        said = run([sys.executable, "-c", example], env=os.environ | variables)
+    promised = re.findall(r"print\(.*\)  # (.*)", example)
+    assert said.split() == promised == ["agent", "5", "12.57"]
 
 
 def test_the_sdk_example_runs() -> None:

@@ -23,6 +23,20 @@ RUNTIME = {
     "mend": "",
     "controls": {"memory": {"status": "unavailable", "mechanism": "none", "mend": "delegate"}},
 }
+SANDBOX = {
+    "sandbox_id": "sb_1",
+    "state": "running",
+    "runtime": "jail",
+    "isolation": "process",
+    "enforced": ["memory"],
+    "metadata": {},
+    "timeout_s": None,
+    "idle_timeout_s": 600.0,
+    "on_timeout": "kill",
+    "created_ms": 0,
+    "changed_ms": 0,
+    "expires_ms": None,
+}
 TOOL = {
     "name": "echo",
     "description": "Answers its arguments.",
@@ -57,20 +71,14 @@ class HttpDaemon:
         match request.method, request.url.path:
             case "POST", "/v1/sandbox/execute":
                 return self.execute(body)
-            case "POST", "/v1/sandbox/create":
+            case "POST", "/v1/sandboxes":
                 self.sandboxes.add("sb_1")
-                return httpx2.Response(
-                    200,
-                    json={"sandbox_id": "sb_1", "runtime": "jail"}
-                    | {"isolation": "process", "enforced": ["memory"]},
-                )
-            case "POST", "/v1/sandbox/destroy":
-                if body["sandbox_id"] not in self.sandboxes:
+                return httpx2.Response(200, json=SANDBOX)
+            case "DELETE", path:
+                if path.removeprefix("/v1/sandboxes/") not in self.sandboxes:
                     return problem(404, "not_found", "no such sandbox")
-                self.sandboxes.remove(body["sandbox_id"])
-                return httpx2.Response(
-                    200, json={"sandbox_id": body["sandbox_id"], "status": "destroyed"}
-                )
+                self.sandboxes.clear()
+                return httpx2.Response(200, json=SANDBOX | {"state": "ended"})
             case "GET", "/v1/sandbox/health":
                 return httpx2.Response(
                     200,

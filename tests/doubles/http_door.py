@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
+
 from doubles.brokers import Bench, bench
 from doubles.memory_runtime import MemoryRuntime
 from mas_sandbox.policy.default import DEFAULT_POLICY
@@ -23,7 +25,10 @@ from mas_sandbox.server.listen import Address, HostNames, bind
 class Door:
     """Where it listens, and what stands behind it."""
 
-    def __init__(self, port: int, bench: Bench, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, port: int, bench: Bench, loop: asyncio.AbstractEventLoop, app: FastAPI
+    ) -> None:
+        self.app = app
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.bench = bench
@@ -67,10 +72,13 @@ def http_door(
     async def main() -> None:
         authenticator = Authenticator(DEFAULT_POLICY, None, token, file)
         async with bench(directory, runtime, **options) as made:
-            app = build_app(made.broker, authenticator, HostNames(("allowed.example",)))
+            app = build_app(
+                made.broker, authenticator, HostNames(("allowed.example",), "ports.test")
+            )
             server = build_server(app)
             with bind(Address("127.0.0.1", 0), authenticator.required, token) as listener:
-                ready.append(Door(listener.getsockname()[1], made, asyncio.get_running_loop()))
+                port, loop = listener.getsockname()[1], asyncio.get_running_loop()
+                ready.append(Door(port, made, loop, app))
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 started.set()
                 await ending.wait()

@@ -19,7 +19,7 @@ from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.credit import ReceiveCredit, SendCredit
 from mas_sandbox.wire.frames import CHUNK, DATA_KINDS, FROM_HOST, FrameParser, Kind, encode
 from mas_sandbox.wire.messages import Call, Hello, Result
-from mas_sandbox.wire.process import SIZE, STARTED, Process
+from mas_sandbox.wire.process import SHELL, SIZE, STARTED, Process
 
 
 class Ended(Exception):
@@ -111,7 +111,8 @@ PROGRAMS: dict[str, Program] = {
 
 class LiveGuest:
     """`files`: path -> content, None for a directory; `started`: what START asked for, in
-    order; `watches`: running `sandbox.watch` calls; `streams`: what runs."""
+    order; `watches`: running `sandbox.watch` calls; `streams`: what runs; `listening`: what
+    `sandbox.ports` answers. `sandbox.connect` connects to this machine's own loopback."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -124,6 +125,7 @@ class LiveGuest:
         self.started: list[Process] = []
         self.calls: list[Call] = []
         self.watches: list[Running] = []
+        self.listening: Any = []
         self.streams: dict[int, Running] = {}
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._talk())]
 
@@ -177,7 +179,8 @@ class LiveGuest:
         elif kind is Kind.RESIZE:
             running.size = SIZE.unpack(payload)
         elif kind is Kind.CANCEL and running.task is not None:
-            running.task.cancel()
+            # After its first step, which is due: else it would never tell how it ended.
+            asyncio.get_running_loop().call_soon(running.task.cancel)
 
     async def _run(self, own: Running, kind: Kind, payload: bytes) -> None:
         result = Result(0)
@@ -194,7 +197,7 @@ class LiveGuest:
         process = Process.parse(payload)
         self.started.append(process)
         words = process.argv
-        if words[:2] == ["/bin/sh", "-c"]:
+        if words[0] == SHELL:
             words = words[-1].split()
         program = PROGRAMS.get(words[0])
         if program is None:
@@ -280,6 +283,36 @@ class LiveGuest:
         self.watches.append(own)
         await own.write(strict_json.dumps({"event": "watching", "path": path}) + b"\n")
         await asyncio.Event().wait()
+
+    async def _ports(self, own: Running) -> Any:
+        return self.listening
+
+    async def _connect(self, own: Running, port: int) -> Any:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError as error:
+            raise Ended(1, "tool_failed", "nothing listens there", "not_found") from error
+        await own.write(b"connected\n", Kind.STDERR)
+        feeding = asyncio.create_task(_feed(own, writer))
+        try:
+            while data := await reader.read(CHUNK):
+                await own.write(data)
+        except ConnectionError as error:
+            raise Ended(1, "tool_failed", "the server broke the connection") from error
+        finally:
+            feeding.cancel()
+            writer.close()
+        return {"sent": 0, "received": own.written}
+
+
+async def _feed(own: Running, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await own.read():
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+    except OSError:
+        return  # it does not read any more
 
 
 class LiveSandbox(Sandbox):

@@ -54,6 +54,10 @@ class _Line:
     def serve(self, service: str, handler: Any) -> None:
         self.services[service] = handler
 
+    def close(self) -> None:
+        if self.lost is None:
+            self.lost = SandboxError(ErrorCode.INTERRUPTED, "the sandbox was stopped")
+
 
 class MemorySandbox(Sandbox):
     """Runs calls by awaiting the runtime's tool."""

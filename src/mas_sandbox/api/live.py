@@ -82,8 +82,9 @@ class StartProcess(_Body):
     """`POST /v1/sandboxes/{id}/processes`: `argv`, or `cmd` for a shell.
 
     `tag`: a name of the caller's own to find it by; `timeout_ms`: 0 for as long as the
-    sandbox lives; `pty`: a terminal instead of pipes; `on_disconnect`: what becomes of the
-    process when the client goes away that its output is streamed to.
+    sandbox lives; `pty`: a terminal instead of pipes; `stdin`: where false, its standard input
+    is at its end from the beginning; `on_disconnect`: what becomes of the process when the
+    client goes away that its output is streamed to.
     """
 
     argv: tuple[Text, ...] = Field(default=(), max_length=4096)
@@ -92,6 +93,7 @@ class StartProcess(_Body):
     env: dict[VariableName, Text] = Field(default_factory=dict, max_length=1024)
     user: Text = Field(default="", max_length=64)
     pty: TerminalSize | None = None
+    stdin: bool = True
     tag: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9._:-]{0,127})?$")
     timeout_ms: int = Field(default=0, ge=0, le=31_536_000_000)
     on_disconnect: OnDisconnect = "detach"

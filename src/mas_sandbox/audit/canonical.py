@@ -14,13 +14,37 @@ from collections.abc import Callable, Mapping
 # Escapes exactly what section 3.2.2.2 asks for: `"`, `\` and controls, lower-case hex.
 _string = json.JSONEncoder(ensure_ascii=False).encode
 _CONSTANTS = {None: "null", True: "true", False: "false"}
+_SAME = frozenset({str, int, bool, type(None)})
+"""Of what type a value is that `json` writes as the RFC has it."""
+_quick = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
+).encode
 
 
 def canonical(value: object) -> bytes:
     """Canonical JSON of decoded JSON. Raises ValueError for NaN, infinities, other types."""
+    if _is_plain(value):
+        return _quick(value).encode("utf-8", "surrogatepass")
     parts: list[str] = []
     _write(value, parts.append)
     return "".join(parts).encode("utf-8", "surrogatepass")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether `json`, many times quicker than we are, writes the same: there is no number
+    with a fraction, and no name whose order depends on how characters are counted."""
+    if type(value) in _SAME:
+        return True
+    if type(value) is dict:
+        for name, item in value.items():
+            if type(name) is not str or not name.isascii():
+                return False
+            if type(item) is not str and not _is_plain(item):
+                return False
+        return True
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return False
 
 
 def _write(value: object, put: Callable[[str], None]) -> None:

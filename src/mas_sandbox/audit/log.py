@@ -7,8 +7,9 @@ log's own so that the event loop never waits for a disk.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,15 +20,22 @@ from typing import Any, Self
 from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from .journal import DamagedLog, Journal
-from .key import args_hmac, load_key
+from . import checkpoints, signing
+from .journal import MOST, DamagedLog, Journal
+from .key import args_hmac, load_key, secret
 from .presence import Presence, is_alive, the_dead
 from .records import timestamp
+from .reserve import Reserve
 from .storage import Storage
+
+logger = logging.getLogger(__name__)
 
 LOG_NAME = "audit.jsonl"
 KEY_NAME = "audit.key"
 PRESENCE = "daemons"
+_RESERVE = ".reserve"
+_ENDS = frozenset({"outcome", "stop"})
+"""Kinds of record that are still written when the disk is full, from the reserve."""
 
 
 @dataclass(slots=True)
@@ -37,76 +45,105 @@ class _Entry:
     fields: dict[str, Any]
     written: asyncio.Future[None]
     args: Mapping[str, Any] | None = None
-    error: ValueError | None = None
+    error: SandboxError | None = None
 
 
 class AuditLog:
     """Open with `AuditLog.open`, end with `await close()`.
 
     The first failure to write or sync is final: later records are refused, because
-    what a disk did with earlier ones is not known then.
+    what a disk did with earlier ones is not known then. A disk that is full is told of
+    earlier: nothing new is recorded, and so nothing new is run, while a reserve holds the
+    outcomes of what runs.
     """
 
+    on_failure: Callable[[], None] | None = None
+    """Called once, when outcomes can no longer be recorded."""
+
     def __init__(
-        self, journal: Journal, presence: Presence, key: bytes, instance: str, record_args: bool
+        self,
+        journal: Journal,
+        presence: Presence,
+        reserve: Reserve,
+        key: bytes,
+        instance: str,
+        record_args: bool,
+        sign_end: bool,
     ) -> None:
         self.path = journal.path
         self.instance = instance
         self._journal = journal
         self._presence = presence
+        self._reserve = reserve
         self._key = key
         self._record_args = record_args
+        self._sign_end = sign_end
+        self._head = (journal.sequence, journal.digest)
+        self._checkpoint_due = False
         self._writer = ThreadPoolExecutor(1, "audit")
         self._pending: list[_Entry] = []
         self._writing = False
         self._closed = False
         self._failure = ""
+        self._full = False
         self._open_calls: dict[str, int] = {}  # call id -> offset of its intent, oldest first
 
     @classmethod
     def open(
-        cls, directory: Path, *, record_args: bool = False, storage: Storage | None = None
+        cls,
+        directory: Path,
+        *,
+        record_args: bool = False,
+        sign_end: bool = False,
+        max_bytes: int = MOST,
+        storage: Storage | None = None,
     ) -> Self:
         """Open or begin the log in `directory` (made, 0700, where it is missing).
 
         Only the log's end is read. Calls that a dead daemon left open get an outcome
         with code `interrupted`; only then more is read, from that daemon's start.
-        `record_args`: write arguments in plain JSON beside their HMAC. Raises
-        SandboxError(internal) where the log cannot be written or was damaged.
+        `record_args`: write arguments in plain JSON beside their HMAC; `sign_end`: sign a
+        checkpoint when closed too, which takes longer than a call; `max_bytes`: of one file
+        of the log, before the next is begun. Raises SandboxError(internal) where the log
+        cannot be written or was damaged.
         """
         try:
-            return cls._opened(directory, record_args, storage or Storage())
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            journal = Journal(directory / LOG_NAME, storage or Storage(), max_bytes)
+            return cls._opened(directory, journal, record_args, sign_end)
         except (OSError, DamagedLog) as error:
             raise SandboxError(
                 ErrorCode.INTERNAL, f"audit log in {directory} cannot be opened: {error}"
             ) from error
 
     @classmethod
-    def _opened(cls, directory: Path, record_args: bool, storage: Storage) -> Self:
+    def _opened(cls, directory: Path, journal: Journal, record_args: bool, sign_end: bool) -> Self:
+        """Closes the journal where it raises."""
         daemons = directory / PRESENCE
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        daemons.mkdir(mode=0o700, exist_ok=True)
         instance = secrets.token_hex(8)
-        journal = Journal(directory / LOG_NAME, storage)
         try:
+            daemons.mkdir(mode=0o700, exist_ok=True)
             with journal.locked():
                 key = load_key(directory / KEY_NAME)
-                recovered = journal.catch_up()
+                secret(directory / signing.KEY_NAME, 0)  # refused now rather than when it signs
+                stamp = {"time": timestamp(), "daemon": instance}
+                recovered = journal.ready(stamp)
                 dead = list(the_dead(daemons))
                 for _, name, offset in dead:
                     recovered += _interrupted(journal, name, offset)
-                stamp = {"time": timestamp(), "daemon": instance}
                 start = {"kind": "start", "record_args": record_args}
                 batch = [fields | stamp for fields in [*recovered, start]]
                 # The start alone may wait for the first intent's sync.
                 journal.append(batch, sync=bool(recovered))
                 for path, _, _ in dead:
                     path.unlink(missing_ok=True)
-                presence = Presence(daemons, instance, journal.size)
+                    path.with_suffix(_RESERVE).unlink(missing_ok=True)
+                presence = Presence(daemons, instance, journal.end)
+                reserve = Reserve(daemons / f"{instance}{_RESERVE}")
         except BaseException:
             journal.close()
             raise
-        return cls(journal, presence, key, instance, record_args)
+        return cls(journal, presence, reserve, key, instance, record_args, sign_end)
 
     async def intent(
         self,
@@ -234,16 +271,20 @@ class AuditLog:
         try:
             with suppress(SandboxError):  # a log that failed before has told its callers
                 await self._record({"kind": "stop"}, last=True)
+                if self._sign_end:
+                    loop = asyncio.get_running_loop()
+                    await loop.run_in_executor(self._writer, self._sign)
         finally:
             self._closed = True
             self._writer.shutdown()
+            self._reserve.give_up()
             self._presence.leave(finished=not self._open_calls and not self._failure)
             self._journal.close()
 
     async def _record(
         self, fields: dict[str, Any], args: Mapping[str, Any] | None = None, *, last: bool = False
     ) -> None:
-        if self._failure or self._closed:
+        if self._failure or self._closed or (self._full and fields["kind"] not in _ENDS):
             raise self._refusal()
         self._closed = last  # nothing comes behind a stop
         loop = asyncio.get_running_loop()
@@ -256,7 +297,7 @@ class AuditLog:
         await entry.written
 
     def _refusal(self) -> SandboxError:
-        why = self._failure or "it is closed"
+        why = self._failure or ("its disk is full" if self._full else "it is closed")
         return SandboxError(
             ErrorCode.INTERNAL,
             f"audit log cannot be written: {why}; calls are refused until the cause is mended "
@@ -280,6 +321,8 @@ class AuditLog:
         if error is not None:
             self._failure = str(error) or type(error).__name__
             batch, self._pending = batch + self._pending, []
+            if self.on_failure is not None:
+                self.on_failure()
         for entry in batch:
             if entry.written.done():
                 continue  # its caller was cancelled
@@ -288,11 +331,12 @@ class AuditLog:
                 refusal.__cause__ = error
                 entry.written.set_exception(refusal)
             elif entry.error is not None:
-                entry.written.set_exception(
-                    SandboxError(ErrorCode.INVALID_REQUEST, f"args: {entry.error}")
-                )
+                entry.written.set_exception(entry.error)
             else:
                 entry.written.set_result(None)
+        if self._checkpoint_due:
+            self._checkpoint_due = False
+            self._writer.submit(self._sign)
         if self._pending:
             self._write_pending(loop)
 
@@ -301,17 +345,44 @@ class AuditLog:
         for entry in batch:
             self._add_args(entry)
         self._presence.keep()
-        sound = [entry.fields for entry in batch if entry.error is None]
         with self._journal.locked():
             stamp = {"time": timestamp(), "daemon": self.instance}
-            recovered = [fields | stamp for fields in self._journal.catch_up()]
-            offsets = self._journal.append(recovered + sound)
+            recovered = [fields | stamp for fields in self._journal.ready(stamp)]
+            before = self._journal.sequence
+            try:
+                sound = _sound(batch)
+                offsets = self._journal.append(recovered + sound)
+            except OSError as error:
+                if not self._reserve.serves(error):
+                    raise
+                self._full = True
+                self._refuse_the_new(batch)
+                sound = _sound(batch)
+                offsets = self._journal.append(recovered + sound)
         for fields, offset in zip(sound, offsets[len(recovered) :], strict=True):
             if fields["kind"] == "intent":
                 self._open_calls[fields["call_id"]] = offset
             elif fields["kind"] == "outcome":
                 self._open_calls.pop(fields["call_id"], None)
-        self._presence.moved(next(iter(self._open_calls.values()), self._journal.size))
+        self._presence.moved(next(iter(self._open_calls.values()), self._journal.end))
+        after = self._journal.sequence
+        self._head = after, self._journal.digest
+        if before // checkpoints.EVERY < after // checkpoints.EVERY or any(
+            fields["kind"] == "continued" for fields in recovered
+        ):
+            self._checkpoint_due = True
+
+    def _sign(self) -> None:
+        """In the writer's thread. The log is whole without a checkpoint, so calls go on."""
+        try:
+            checkpoints.sign(self.path, *self._head)
+        except (OSError, ValueError) as error:
+            logger.error("no checkpoint of the audit log could be signed: %s", error)
+
+    def _refuse_the_new(self, batch: list[_Entry]) -> None:
+        for entry in batch:
+            if entry.fields["kind"] not in _ENDS:
+                entry.error = self._refusal()
 
     def _add_args(self, entry: _Entry) -> None:
         if entry.args is None:
@@ -321,7 +392,11 @@ class AuditLog:
             if self._record_args:
                 entry.fields["args_json"] = strict_json.dumps(entry.args).decode("ascii")
         except (ValueError, RecursionError) as error:
-            entry.error = ValueError(str(error))
+            entry.error = SandboxError(ErrorCode.INVALID_REQUEST, f"args: {error}")
+
+
+def _sound(batch: list[_Entry]) -> list[dict[str, Any]]:
+    return [entry.fields for entry in batch if entry.error is None]
 
 
 def _interrupted(journal: Journal, instance: str, offset: int) -> list[dict[str, Any]]:

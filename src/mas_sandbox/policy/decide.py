@@ -144,7 +144,9 @@ class CompiledPolicy:
             if decision.action is Action.ASK:
                 asked = asked or decision
         # A layer further in can only narrow, so an operator's silence is a no.
-        return asked or (decisions[0] if decisions else None) or _UNGRANTED
+        if not decisions or decisions[0] is None:
+            return _UNGRANTED
+        return asked or decisions[0]
 
 
 def compile_policy(layers: Sequence[Policy]) -> CompiledPolicy:

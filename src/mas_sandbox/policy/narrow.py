@@ -165,7 +165,7 @@ def _host_of(path: str, given: PathGrant) -> str | None:
     if given.host is None:
         return None
     below = path[len(given.path.rstrip("/")) :]
-    return (given.host.rstrip("/") + below) or "/"
+    return (given.host.rstrip("/") + below).rstrip("/") or "/"
 
 
 def _network(

@@ -63,7 +63,12 @@ async def assemble(
     if settings.search_url:
         environment[SEARCH_URL] = settings.search_url
     planner = Planner(walls, Catalog(tools), environment, first.extensions)
-    audit = AuditLog.open(settings.state_dir, record_args=settings.audit_args)
+    audit = AuditLog.open(
+        settings.state_dir,
+        record_args=settings.audit_args,
+        max_bytes=settings.audit_max_mb * 1024 * 1024,
+        sign_end=settings.listen is not None,
+    )
     store = Store(settings.state_dir, audit.instance, audit.is_alive)
     if settings.listen is not None:  # on standard input nobody can name a sandbox
         try:

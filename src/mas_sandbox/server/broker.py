@@ -83,6 +83,7 @@ class Broker:
         self.draining = False
         self._planner = planner
         self._audit = audit
+        audit.on_failure = self.interrupt  # what cannot be recorded must not go on
         self._calls: set[asyncio.Task[ToolReply]] = set()
 
     @property
@@ -211,13 +212,15 @@ class Broker:
         return self._planner.tools(caller.policy)
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, let what runs finish within `grace_s`, then interrupt it."""
+        """Take nothing new, let the calls that run finish within `grace_s`, then interrupt
+        them, and all that goes on in named sandboxes: those are ended."""
         self.draining = True
         if self._calls:
             await asyncio.wait(self._calls, timeout=grace_s)
         self.interrupt()
         if self._calls:
             await asyncio.wait(self._calls)
+        self.sandboxes.end_all()
 
     def interrupt(self) -> None:
         """End every call now."""

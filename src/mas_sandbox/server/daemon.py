@@ -28,6 +28,10 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
     Raises SandboxError with the mend for whatever the settings ask and this host lacks.
     """
     sources = read_sources(settings.tools)
+    if settings.listen is not None:  # one that answers a few calls has no time for it
+        from .leftovers import reclaim
+
+        await asyncio.to_thread(reclaim, settings.state_dir)
     async with AsyncExitStack() as undo:
         walls, pool = await _walls(settings, undo)
         first = SHIPPED.get(walls.default.name, SHIPPED[""]).sandbox(sources)

@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from .probing import print_probes
 
             asyncio.run(print_probes(settings.state_dir))
+        elif settings.leftovers:
+            from .leftovers import print_leftovers
+
+            print_leftovers(settings.state_dir)
         elif settings.listen is not None:
             from .http.serve import serve
 

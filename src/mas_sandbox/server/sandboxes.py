@@ -84,7 +84,7 @@ class NamedSandboxes:
     async def _start(
         self, owner: str, built: Built, policy: Policy | None, terms: Terms
     ) -> NamedSandbox:
-        name = f"sb_{secrets.token_urlsafe(24)}"
+        name = f"sb_{secrets.token_hex(16)}"  # it is part of host names, which have no case
         try:
             await self._note("create", name, owner, built)
             sandbox = await built.wall.pool.acquire(built.spec)
@@ -171,13 +171,17 @@ class NamedSandboxes:
         why = named.sandbox.channel.lost
         self.end(named, State.INTERRUPTED, "" if why is None else f"{why.code}: {why.message}")
 
-    async def close(self) -> None:
-        """End them all; the pool's `close` waits until they are gone."""
+    def end_all(self) -> None:
+        """End them, and begin none any more."""
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
         for named in list(self._by_id.values()):
             self.end(named, State.INTERRUPTED, SHUT_DOWN)
+
+    async def close(self) -> None:
+        """`end_all`; the pool's `close` waits until they are gone."""
+        self.end_all()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
@@ -217,6 +221,7 @@ class NamedSandboxes:
         """At once; what is returned records it."""
         del self._by_id[named.id]
         named.ended = True
+        named.sandbox.channel.close()  # what runs learns that it was ended, before it is lost
         named.built.wall.pool.release(named.sandbox)
         return self._record_end(named, state, reason)
 

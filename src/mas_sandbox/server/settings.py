@@ -46,11 +46,14 @@ class Settings:
     max_queue: int
     pool: int
     allowed_hosts: tuple[str, ...]
+    ports_domain: str | None
     audit_args: bool
+    audit_max_mb: int
     drain_timeout_s: float
     quota: Quota
     log_level: str
     probe: bool
+    leftovers: bool
 
 
 def parse_flags(arguments: Sequence[str]) -> Settings:
@@ -69,11 +72,14 @@ def parse_flags(arguments: Sequence[str]) -> Settings:
         max_queue=given.max_queue,
         pool=given.pool if given.pool is not None else (2 if given.listen else 0),
         allowed_hosts=tuple(given.allowed_host),
+        ports_domain=given.ports_domain or os.environ.get("MAS_SANDBOX_PORTS_DOMAIN") or None,
         audit_args=given.audit_args,
+        audit_max_mb=given.audit_max_mb,
         drain_timeout_s=given.drain_timeout,
         quota=Quota(given.max_sandboxes, given.quota_cpus, given.quota_mem_mb),
         log_level=given.log_level,
         probe=given.probe,
+        leftovers=given.leftovers,
     )
 
 
@@ -204,9 +210,22 @@ def _parser() -> ArgumentParser:
         help="a name that HTTP callers may address this daemon by; may be repeated",
     )
     add(
+        "--ports-domain",
+        metavar="NAME",
+        help="give each port of a sandbox a name beneath this one, PORT-SANDBOX.NAME; localhost "
+        "will do on one machine (default $MAS_SANDBOX_PORTS_DOMAIN)",
+    )
+    add(
         "--audit-args",
         action="store_true",
         help="write arguments into the audit log as they are, not only their keyed digest",
+    )
+    add(
+        "--audit-max-mb",
+        metavar="MIB",
+        type=_count(1),
+        default=256,
+        help="the audit log goes on in another file when one has this size (default 256)",
     )
     add(
         "--drain-timeout",
@@ -223,6 +242,7 @@ def _parser() -> ArgumentParser:
         help="debug, info, warning, error",
     )
     add("--probe", action="store_true", help="print what this host can enforce, as JSON")
+    add("--leftovers", action="store_true", help="print what dead daemons left, as JSON")
     add("--version", action="version", version=f"mas-sandboxd {__version__}")
     add("--help", "-h", action="help", help="this text")
     return parser

@@ -406,12 +406,13 @@ def test_calls_of_a_killed_daemon_become_interrupted_and_of_a_living_one_do_not(
 def test_opening_reads_the_end_only(tmp_path: Path) -> None:
     """A hole of 1 TiB in front of the last records costs nothing."""
     content = write_calls(tmp_path, "c1").read_bytes()
-    with (tmp_path / LOG_NAME).open("wb") as log:
+    with (tmp_path / LOG_NAME).open("r+b") as log:
         log.truncate(1 << 40)
         log.seek(0, os.SEEK_END)
         log.write(b"\n" + content)
     write_calls(tmp_path, "c2")
-    assert [r["seq"] for r in tail(tmp_path / LOG_NAME, 3)] == [6, 7, 8]
+    assert [r["seq"] for r in tail(tmp_path / LOG_NAME, 3)] == [8, 9, 10]
+    assert (tmp_path / f"{LOG_NAME}.000001").stat().st_size > 1 << 40
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from ..auth import Authenticator
 from ..broker import Broker
 from ..listen import HostNames
+from ..live.code import Codes
 from ..live.files import Files
+from ..live.ports import Ports
 from ..live.processes import Processes
 from ..live.signing import Signer
-from . import files, processes, sockets
+from . import code, files, processes, sockets, tunnels
+from . import ports as port_routes
 from .page import page
-from .problems import problem, problem_of
-from .routes import guarded, router
+from .problems import JsonReply, problem, problem_of
+from .routes import execute_at_once, guarded, router
 from .sandboxes import router as sandboxes
 from .stack import stack
 from .strict import explain
@@ -28,14 +31,15 @@ from .strict import explain
 
 def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) -> FastAPI:
     """The ASGI application of one daemon."""
-    signer = Signer()
+    signer, ports = Signer(), Ports(broker)
     app = FastAPI(
         title="mas-sandbox",
         version=__version__,
         summary="Runs agents' tool calls behind walls.",
         docs_url=None,
         redoc_url=None,
-        middleware=stack(authenticator, names, signer),
+        routes=[execute_at_once, processes.at_once],
+        middleware=stack(authenticator, names, signer, ports),
         exception_handlers={
             SandboxError: _sandbox_error,
             RequestValidationError: _invalid,
@@ -45,12 +49,16 @@ def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) ->
     app.state.broker = broker
     app.state.processes = Processes(broker)
     app.state.files = Files(broker)
+    app.state.codes = Codes(broker)
+    app.state.ports = ports
+    app.state.names = names
     app.state.signer = signer
     app.state.open_streams = set()
     app.include_router(router)
     app.include_router(guarded)
     app.include_router(sandboxes)
-    for room in (processes, files, sockets):
+    app.include_router(code.sockets)
+    for room in (processes, files, code, sockets, port_routes, tunnels):
         app.include_router(room.router)
 
     @app.get("/docs", include_in_schema=False)
@@ -60,6 +68,13 @@ def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) ->
             page(app.openapi()),
             headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def asyncapi(request: Request) -> Response:
+        """WebSockets and event streams, of which OpenAPI knows nothing."""
+        from .asyncapi import described  # its schemas are made when they are first asked for
+
+        return JsonReply(described(request.headers["host"]))
 
     return app
 

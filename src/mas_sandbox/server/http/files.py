@@ -25,7 +25,7 @@ from mas_sandbox.api.live import (
     WrittenFile,
     WrittenFiles,
 )
-from mas_sandbox.api.models import ErrorBody
+from mas_sandbox.api.models import ErrorBody, Problem
 
 from ..calls import Caller
 from ..live.failure import FileError
@@ -38,9 +38,12 @@ from .streaming import NDJSON, SSE, Streamed, event_stream
 from .strict import StrictRoute
 
 _FILE_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    409: {"description": "exists, or not_empty"},
-    422: {"description": "is_a_directory, not_a_directory, or a control that cannot be held"},
-    507: {"description": "no_space"},
+    409: {"model": Problem, "description": "exists, not_empty, or the sandbox is paused"},
+    422: {
+        "model": Problem,
+        "description": "is_a_directory, not_a_directory, or a control that cannot be held",
+    },
+    507: {"model": Problem, "description": "no_space"},
 }
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/files",
@@ -55,7 +58,7 @@ TAR = "application/x-tar"
 _NEVER_A_PAGE = {"content-security-policy": "sandbox; default-src 'none'"}
 
 
-def _files(request: Request) -> Files:
+async def _files(request: Request) -> Files:
     files: Files = request.app.state.files
     return files
 

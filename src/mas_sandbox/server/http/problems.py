@@ -10,6 +10,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from ..admission import Overloaded
 from ..broker import Draining
 from ..live.failure import FileError
+from ..live.ports import BadGateway
 from ..sandboxes import WrongState
 
 STATUS: dict[ErrorCode, int] = {
@@ -53,7 +54,7 @@ class TooSlow(SandboxError):
         )
 
 
-_OWN_STATUS = {Draining: 503, WrongState: 409, TooSlow: 408}
+_OWN_STATUS = {Draining: 503, WrongState: 409, TooSlow: 408, BadGateway: 502}
 
 
 class JsonReply(Response):

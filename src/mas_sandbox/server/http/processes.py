@@ -27,10 +27,11 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from ..live.events import error_fields
 from ..live.process import LiveProcess, Reader, Wanted
 from ..live.processes import Processes
+from .at_once import AtOnce
 from .reading import body_pieces, json_body
-from .routes import PROBLEMS, TheCaller, bearer, while_connected
+from .routes import PROBLEMS, TheCaller, bearer, caller_of, while_connected
 from .streaming import NDJSON, SSE, event_stream, wants_events
-from .strict import StrictRoute
+from .strict import StrictRequest, StrictRoute
 
 KILL_TIMEOUT_S = 10.0
 
@@ -43,7 +44,7 @@ router = APIRouter(
 )
 
 
-def _processes(request: Request) -> Processes:
+async def _processes(request: Request) -> Processes:
     processes: Processes = request.app.state.processes
     return processes
 
@@ -84,6 +85,15 @@ async def start(
     if wait:
         await _ended(request, process, None)
     return _json(described(process))
+
+
+async def _start_at_once(request: StrictRequest) -> Response:
+    body = await json_body(request, StartProcess)
+    processes, caller = await _processes(request), await caller_of(request)
+    return await start(request.path_params["sandbox_id"], body, request, processes, caller)
+
+
+at_once = AtOnce(router.prefix, _start_at_once)
 
 
 @router.get("")
@@ -239,6 +249,7 @@ def wanted(body: StartProcess) -> Wanted:
         pty=(body.pty.rows, body.pty.cols) if body.pty else None,
         tag=body.tag,
         timeout_ms=body.timeout_ms,
+        stdin=body.stdin,
     )
 
 

@@ -28,8 +28,10 @@ from mas_sandbox.api.models import (
 from ..broker import Broker
 from ..calls import Caller, ToolRequest
 from ..matrix import described
+from .at_once import AtOnce
 from .problems import JsonReply
-from .strict import StrictRoute
+from .reading import json_body
+from .strict import StrictRequest, StrictRoute
 
 Value = TypeVar("Value")
 
@@ -37,18 +39,18 @@ CLIENT_GONE = 499
 """Written to nobody; nginx's number for it."""
 
 
-def _broker(request: Request) -> Broker:
+async def _broker(request: Request) -> Broker:
     broker: Broker = request.app.state.broker
     return broker
 
 
-def _caller(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 
 
 TheBroker = Annotated[Broker, Depends(_broker)]
-TheCaller = Annotated[Caller, Depends(_caller)]
+TheCaller = Annotated[Caller, Depends(caller_of)]
 
 # Only for the OpenAPI page: the layer `Authentication` has already asked.
 bearer = HTTPBearer(auto_error=False, description="-auth-token, or a token of the policy file")
@@ -59,10 +61,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "unknown Host, foreign Origin, or policy_denied"},
     404: {"model": Problem, "description": "no such sandbox, or someone else's"},
     408: {"model": Problem, "description": "the body did not arrive in 10 s"},
+    409: {"model": Problem, "description": "not while the sandbox is paused, or calls run in it"},
     413: {"model": Problem, "description": "the body is over 1 MiB"},
     415: {"model": Problem, "description": "the body is not application/json"},
+    422: {"model": Problem, "description": "a control that cannot be held here, or it failed"},
     429: {"model": Problem, "description": "too many calls wait; see Retry-After"},
-    503: {"model": Problem, "description": "shutting down, or the audit log cannot be written"},
+    500: {"model": Problem, "description": "a fault in the daemon"},
+    503: {
+        "model": Problem,
+        "description": "shutting down, or the sandbox is gone; or the audit log cannot be written",
+    },
+    504: {"model": Problem, "description": "it was not done in time"},
 }
 
 router = APIRouter(route_class=StrictRoute)
@@ -89,6 +98,14 @@ async def execute(
     if reply is None:
         return Response(status_code=CLIENT_GONE)
     return JsonReply({"tool_call_id": reply.tool_call_id} | reply.as_json())
+
+
+async def _execute_at_once(request: StrictRequest) -> Response:
+    body = await json_body(request, ExecuteRequest)
+    return await execute(body, request, await _broker(request), await caller_of(request))
+
+
+execute_at_once = AtOnce("/v1/sandbox/execute", _execute_at_once)
 
 
 @guarded.post("/v1/sandbox/create", response_model=CreateReply, tags=["sandboxes"])

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from mas_sandbox.api.models import Problem
 from mas_sandbox.api.sandboxes import (
     MAX_METADATA,
     ExtendRequest,
@@ -39,9 +38,6 @@ router = APIRouter(
     responses=PROBLEMS,
     tags=["sandboxes"],
 )
-_CONFLICT: dict[int | str, dict[str, Any]] = {
-    409: {"model": Problem, "description": "calls run in it"}
-}
 
 
 @router.post("", response_model=SandboxInfo)
@@ -97,7 +93,7 @@ async def extend(
     return _reply(await broker.sandboxes.extend(caller.name, sandbox_id, body.timeout_s))
 
 
-@router.post("/{sandbox_id}/pause", response_model=SandboxInfo, responses=_CONFLICT)
+@router.post("/{sandbox_id}/pause", response_model=SandboxInfo)
 async def pause(
     sandbox_id: str, body: PauseRequest, broker: TheBroker, caller: TheCaller
 ) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -51,8 +52,10 @@ async def _serve(settings: Settings) -> None:
             daemon.policy_file,
         )
         with bind(address, authenticator.required, settings.auth_token) as listener:
-            app = build_app(daemon.broker, authenticator, HostNames(settings.allowed_hosts))
+            names = HostNames(settings.allowed_hosts, settings.ports_domain)
+            app = build_app(daemon.broker, authenticator, names)
             server = build_server(app)
+            gc.freeze()  # what start-up made stays: no collection need look at it again
             _announce(daemon, listener, address.host, authenticator.required)
             await _until_signalled(app, server, daemon, listener, settings.drain_timeout_s)
 
@@ -75,7 +78,7 @@ def build_server(app: ASGIApp) -> Server:
             headers=_HEADERS,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=LAST_WORDS_S,
+            timeout_graceful_shutdown=LAST_WORDS_S + 1,  # an answered upload lingers that long
         )
     )
 
@@ -111,11 +114,18 @@ async def _until_signalled(
     if signalled.is_set():
         _say(f"shutting down: running calls may take {grace_s:g} s more; again to end at once")
         await daemon.broker.drain(grace_s)
-        for stream in app.state.open_streams:
-            stream.cancel()
+        await _last_words(app.state.open_streams)
         server.should_exit = True
     stopping.cancel()
     await serving
+
+
+async def _last_words(streams: set[asyncio.Task[None]]) -> None:
+    """Streams tell how they ended; a client that does not listen is not waited for."""
+    if streams:
+        await asyncio.wait(streams, timeout=LAST_WORDS_S)
+    for stream in streams:
+        stream.cancel()
 
 
 def _raise_open_files() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ValidationError
@@ -44,30 +45,30 @@ Model = TypeVar("Model", bound=BaseModel)
 @router.websocket("/processes/ws")
 async def start(socket: WebSocket, sandbox_id: str) -> None:
     """The first message is the body of `POST .../processes`."""
-    processes, caller = _processes(socket), _caller(socket)
+    processes, caller = _processes(socket), caller_of(socket)
     try:
         processes.list(caller, sandbox_id)
     except SandboxError as error:
-        await _deny(socket, error)
+        await deny(socket, error)
         return
     await socket.accept()
     try:
         async with asyncio.timeout(FIRST_MESSAGE_S):
-            body = _parsed(await _message(socket), StartProcess)
+            body = parsed(await next_message(socket), StartProcess)
         process, reader = await processes.start(caller, sandbox_id, wanted(body), attached=True)
         undo = attachment(reader, body.on_disconnect)
     except TimeoutError:
         late = SandboxError(
             ErrorCode.INVALID_REQUEST, f"no first message within {FIRST_MESSAGE_S:g} s"
         )
-        await _refuse(socket, late)
+        await refuse(socket, late)
     except SandboxError as error:
-        await _refuse(socket, error)
+        await refuse(socket, error)
     except WebSocketDisconnect:
         return
     else:
         async with undo:
-            await _converse(socket, reader, process)
+            await converse(socket, reader, _obey(socket, process))
 
 
 @router.websocket("/processes/{process}/ws")
@@ -75,15 +76,15 @@ async def attach(socket: WebSocket, sandbox_id: str, process: str) -> None:
     """Attach. The query is that of `GET .../events`."""
     try:
         offset, on_disconnect = _query(socket)
-        found = _processes(socket).find(_caller(socket), sandbox_id, process)
+        found = _processes(socket).find(caller_of(socket), sandbox_id, process)
         reader = found.attach(offset)
         undo = attachment(reader, on_disconnect)
     except SandboxError as error:
-        await _deny(socket, error)
+        await deny(socket, error)
         return
     async with undo:
         await socket.accept()
-        await _converse(socket, reader, found)
+        await converse(socket, reader, _obey(socket, found))
 
 
 @router.websocket("/files/watch/ws")
@@ -92,16 +93,18 @@ async def watch(socket: WebSocket, sandbox_id: str) -> None:
     files: Files = socket.app.state.files
     query = socket.query_params
     path, recursive = query.get("path", ""), query.get("recursive", "") in ("1", "true")
-    async with AsyncExitStack() as undo:
-        try:
-            changes = await undo.enter_async_context(
-                files.watching(_caller(socket), sandbox_id, path, recursive)
-            )
-        except SandboxError as error:
-            await _deny(socket, error)
-            return
-        await socket.accept()
-        await _converse(socket, changes, None)
+    undo = AsyncExitStack()
+    try:
+        changes = await undo.enter_async_context(
+            files.watching(caller_of(socket), sandbox_id, path, recursive)
+        )
+    except SandboxError as error:
+        await deny(socket, error)
+        return
+    with contextlib.suppress(SandboxError):  # the client was told, or has gone
+        async with undo:
+            await socket.accept()
+            await converse(socket, changes, _obey(socket, None))
 
 
 def _processes(socket: WebSocket) -> Processes:
@@ -109,28 +112,30 @@ def _processes(socket: WebSocket) -> Processes:
     return processes
 
 
-def _caller(socket: WebSocket) -> Caller:
+def caller_of(socket: WebSocket) -> Caller:
     caller: Caller = socket.state.caller
     return caller
 
 
-async def _deny(socket: WebSocket, error: SandboxError) -> None:
+async def deny(socket: WebSocket, error: SandboxError) -> None:
     """Answer the handshake with the problem, as any request's."""
     await socket.send_denial_response(problem_of(error))
 
 
-async def _refuse(socket: WebSocket, error: SandboxError) -> None:
+async def refuse(socket: WebSocket, error: SandboxError) -> None:
     with contextlib.suppress(WebSocketDisconnect):
         await socket.send_text(failed(error).body.decode())
         await socket.close(REFUSED)
 
 
-async def _converse(socket: WebSocket, events: Events, process: LiveProcess | None) -> None:
+async def converse(
+    socket: WebSocket, events: Events, obeying: Coroutine[Any, Any, SandboxError]
+) -> None:
     """Tell all events and obey all messages, until either ends. Neither closes the socket:
-    the other may be about to send."""
+    the other may be about to send. `obeying`: until there is one that makes no sense."""
     tasks = (
         asyncio.create_task(_tell(socket, events)),
-        asyncio.create_task(_obey(socket, process)),
+        asyncio.create_task(obeying),
     )
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -144,7 +149,7 @@ async def _converse(socket: WebSocket, events: Events, process: LiveProcess | No
         if isinstance(outcome, Exception) and not isinstance(outcome, SandboxError):
             raise outcome
     if isinstance(refusal, SandboxError):
-        await _refuse(socket, refusal)
+        await refuse(socket, refusal)
     else:
         with contextlib.suppress(WebSocketDisconnect):
             await socket.close(DONE)
@@ -158,14 +163,14 @@ async def _tell(socket: WebSocket, events: Events) -> None:
 async def _obey(socket: WebSocket, process: LiveProcess | None) -> SandboxError:
     """Returns what is wrong with a message that makes no sense."""
     while True:
-        message = await _message(socket)
+        message = await next_message(socket)
         try:
             if process is None:
                 raise SandboxError(ErrorCode.INVALID_REQUEST, "a watch takes no messages")
             if isinstance(message, bytes):
                 await _write(socket, process, message)
             else:
-                await _act(socket, process, _parsed(message, ProcessMessage))
+                await _act(socket, process, parsed(message, ProcessMessage))
         except SandboxError as error:
             return error
 
@@ -192,7 +197,7 @@ async def _write(socket: WebSocket, process: LiveProcess, data: bytes) -> None:
         await socket.send_text(failed(error).body.decode())
 
 
-async def _message(socket: WebSocket) -> str | bytes:
+async def next_message(socket: WebSocket) -> str | bytes:
     """Raises WebSocketDisconnect."""
     received = await socket.receive()
     if received["type"] == "websocket.disconnect":
@@ -201,7 +206,7 @@ async def _message(socket: WebSocket) -> str | bytes:
     return text if text is not None else bytes(data or b"")
 
 
-def _parsed(message: str | bytes, model: type[Model]) -> Model:
+def parsed(message: str | bytes, model: type[Model]) -> Model:
     """Raises SandboxError `invalid_request`."""
     try:
         return model.model_validate(strict_json.loads(message))

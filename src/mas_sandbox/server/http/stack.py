@@ -21,7 +21,9 @@ from mas_sandbox.wire.strict_json import MAX_BYTES
 from ..auth import Authenticator
 from ..calls import Caller
 from ..listen import HostNames
+from ..live.ports import Ports
 from ..live.signing import Signer
+from .ports_door import PortDoor
 from .problems import problem
 from .uploads import Paced, is_streamed
 
@@ -30,14 +32,17 @@ log = logging.getLogger(__name__)
 BODY_TIMEOUT_S = 10.0
 _REQUESTS = ("http", "websocket")
 """What a client can open; a WebSocket is held to all that any request is, by its handshake."""
-OPEN_PATHS = frozenset({"/v1/sandbox/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/v1/sandbox/health", "/docs", "/openapi.json", "/asyncapi.json"})
 """What anyone may read: it tells nothing about anyone's calls."""
 
 
-def stack(authenticator: Authenticator, names: HostNames, signer: Signer) -> list[Middleware]:
+def stack(
+    authenticator: Authenticator, names: HostNames, signer: Signer, ports: Ports
+) -> list[Middleware]:
     """The layers, outermost first."""
     return [
         Middleware(NoTracebacks),
+        Middleware(PortDoor, authenticator, names, signer, ports),
         Middleware(KnownHosts, names),
         Middleware(KnownOrigins, names),
         Middleware(Authentication, authenticator, signer),

@@ -18,7 +18,7 @@ MAX_FIELDS = 64
 MAX_PROBLEMS = 5
 
 
-class _StrictRequest(Request):
+class StrictRequest(Request):
     async def json(self) -> Any:
         try:
             value = strict_json.loads(await self.body())
@@ -42,7 +42,7 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            return await handle(StrictRequest(request.scope, request.receive))
 
         return strictly
 

@@ -3,6 +3,7 @@ paths it grants are held inside."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -158,12 +159,16 @@ class Files:
     async def watching(
         self, caller: Caller, sandbox_id: str, path: str, recursive: bool
     ) -> AsyncIterator[Watch]:
-        """What happens beneath `path`, while the block runs."""
+        """What happens beneath `path`, while the block runs. Leaving it raises SandboxError,
+        for the record: nothing else ends a watch."""
         args = {"path": path, "recursive": recursive}
         async with self._operation(caller, sandbox_id, "watch", args) as operation:
             stream = self.stream(operation, "watch", args)
             try:
                 yield await Watch.of(stream)
+                if not stream.result.done():
+                    raise SandboxError(ErrorCode.INTERRUPTED, "the client went away")
+                check(stream.result.result())
             finally:
                 abandon(stream)
 
@@ -224,7 +229,7 @@ class Files:
         """What a call returns that reads `body`, of `limit` bytes at most."""
         stream = self.stream(operation, tool, args)
         try:
-            await _feed(stream, body, limit)
+            await _feed_while_it_lasts(stream, body, limit)
             value = await _returned(stream, tool)
             check(await stream.result)
         finally:
@@ -274,6 +279,18 @@ def _call(operation: Operation, tool: str, args: Mapping[str, Any]) -> Call:
 def _disk(operation: Operation) -> int:
     disk_mb = operation.plan.built.spec.disk_mb
     return MAX_UPLOAD if disk_mb is None else disk_mb * 1024 * 1024
+
+
+async def _feed_while_it_lasts(stream: LiveStream, body: AsyncIterator[bytes], limit: int) -> None:
+    """`_feed`, until the call has ended: a client that is slow, or waits, is not waited for."""
+    feeding = asyncio.create_task(_feed(stream, body, limit))
+    try:
+        await asyncio.wait((feeding, stream.result), return_when=asyncio.FIRST_COMPLETED)
+        if feeding.done():
+            feeding.result()
+    finally:
+        feeding.cancel()
+        await asyncio.wait((feeding,))
 
 
 async def _feed(stream: LiveStream, body: AsyncIterator[bytes], limit: int) -> None:

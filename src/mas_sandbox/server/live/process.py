@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.frames import Kind
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 MAX_READERS = 16
 _SIGNAL_BASE = 128
+_FIRST_OUTPUT_S = 0.01
+"""How long the record of a start may wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to start: `argv`, or `cmd` for a shell. `cwd` and `env`: instead of, and
-    beside, what the policy gives; the rest as in `wire.process.Process`."""
+    beside, what the policy gives; `stdin`: whether it will be written to; the rest as in
+    `wire.process.Process`."""
 
     argv: list[str] = field(default_factory=list)
     cmd: str = ""
@@ -38,6 +41,7 @@ class Wanted:
     pty: tuple[int, int] | None = None
     tag: str = ""
     timeout_ms: int = 0
+    stdin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,14 @@ class LiveProcess:
         self._ended = ended
         self._readers: set[Reader] = set()
         self._pump: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Take its output from now on."""
+    def begin(self, record: Coroutine[Any, Any, None] | None = None) -> None:
+        """Take its output from now on. `record`: what writes down meanwhile that it runs; it
+        is ended where that fails."""
+        if record is not None:
+            self._recording = asyncio.create_task(self._record(record))
+            self._recording.add_done_callback(self._recorded)
         self._pump = asyncio.create_task(self._take_output())
 
     def attach(self, position: int = 0) -> Reader:
@@ -134,9 +143,24 @@ class LiveProcess:
                     await self._make_room()
             result = await self.stream.result
             error = SandboxError(ErrorCode(result.code), result.message) if result.code else None
-            self._end(Ending(result.exit_code, error))
-        except SandboxError as error:
-            self._end(Ending(None, error))
+            ending = Ending(result.exit_code, error)
+        except SandboxError as lost:
+            ending = Ending(None, lost)
+        if self._recording is not None:
+            self.bell.ring()
+            await asyncio.wait((self._recording,))
+        self._end(ending)
+
+    async def _record(self, record: Coroutine[Any, Any, None]) -> None:
+        """After its first output, which is waited for, and not beside it."""
+        try:
+            await asyncio.wait((self.bell.next(),), timeout=_FIRST_OUTPUT_S)
+        finally:
+            await record
+
+    def _recorded(self, recording: asyncio.Task[None]) -> None:
+        if recording.cancelled() or recording.exception() is not None:
+            self.stream.cancel()
 
     def _pipe(self, kind: Kind) -> str:
         if self.wanted.pty:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
-from mas_sandbox.wire.process import Process
+from mas_sandbox.wire.process import SHELL, Process
 
 from .abandon import abandon
 from .process import LiveProcess, Reader, Wanted
@@ -26,8 +27,6 @@ OUTPUT_OF_RUNNING = 16 * CAPACITY
 """Bytes kept of all that run in one sandbox; where they are many, each has its share."""
 OUTPUT_OF_FINISHED = 8 * CAPACITY
 START_TIMEOUT_S = 10.0
-_SHELL = ["/bin/sh", "-c", 'test -x /bin/bash && exec /bin/bash -c "$1"; eval "$1"', "sh"]
-"""bash where there is one; POSIX sh else."""
 _CPU_TIME = (
     "cpu_ms bounds the processor time of a call, and a process is not a call: nothing would "
     "hold it. Use the tool bash, or a policy without cpu_ms"
@@ -58,7 +57,7 @@ class Table:
                 f"a process with the tag {wanted.tag} runs already; end it, or choose another",
             )
         process = Process(
-            wanted.argv or [*_SHELL, wanted.cmd],
+            wanted.argv or [SHELL, "-c", wanted.cmd],
             cwd=wanted.cwd or allowed.cwd,
             env=allowed.env | wanted.env,
             nofile=allowed.nofile,
@@ -123,6 +122,8 @@ class Processes:
         self, caller: Caller, sandbox_id: str, wanted: Wanted, *, attached: bool
     ) -> tuple[LiveProcess, Reader]:
         """A process that runs, and a reader of all its output, closed where not `attached`.
+        That it runs is on record before this returns; where it is `attached`, before its
+        exit is told.
 
         Raises SandboxError: what the policy says of the tool `process`; `not_found` or
         `tool_failed` for a program that cannot be started; `overloaded`.
@@ -130,12 +131,19 @@ class Processes:
         args = _described(wanted)
         process = None
         try:
-            async with self._broker.operation(caller, sandbox_id, "process", args) as operation:
+            async with AsyncExitStack() as undo:
+                operation = await undo.enter_async_context(
+                    self._broker.operation(caller, sandbox_id, "process", args)
+                )
                 process = await self._table(operation.named).start(wanted, operation)
                 reader = process.attach()
-                if not attached:
+                if not wanted.stdin:
+                    process.stream.write_eof()
+                if attached:
+                    process.begin(undo.pop_all().aclose())
+                else:
                     reader.close()
-                process.begin()
+                    process.begin()
         except BaseException:
             if process is not None:
                 process.stream.cancel()

@@ -1,0 +1,92 @@
+"""How long a daemon takes to come up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from mas_sandbox.sdk import LocalExecutor
+
+from .cases import CALCULATOR
+from .places import stdio_command
+from .rows import Absent, Benchmark, Row, Samples
+from .turns import Take, blocking, in_turns
+
+
+def interpreter() -> None:
+    """This Python, and the modules that every such program has."""
+    subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+
+
+def first_answer(executor: LocalExecutor) -> None:
+    """A daemon is started, answers one call, and ends."""
+    reply = executor.execute(CALCULATOR.tool, CALCULATOR.args)
+    if reply.result != int(CALCULATOR.said):
+        raise RuntimeError(f"it answered {reply}")
+
+
+async def _healthy(command: list[str]) -> float:
+    """Milliseconds until GET health is answered with 200."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begun = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        *(*command, "-listen", f"127.0.0.1:{port}", "-runtime", "local"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not await _answers(port):  # noqa: ASYNC110  # nothing tells when it listens
+                await asyncio.sleep(0.002)
+        return (time.perf_counter() - begun) * 1000
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.write(b"GET /v1/sandbox/health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return b" 200 " in line
+
+
+async def _measure(runs: int) -> Samples:
+    with ExitStack() as undo:
+        takes: dict[str, Take | Absent] = {"python-start": blocking(interpreter)}
+        for name in ("local", "jail"):
+            executor = LocalExecutor(undo.enter_context(stdio_command(0)), runtime=name)
+            takes[f"stdio-start-{name}"] = blocking(partial(first_answer, executor))
+        takes["http-start"] = partial(_healthy, undo.enter_context(stdio_command(0)))
+        return await in_turns(takes, runs)
+
+
+STARTUP = Benchmark(
+    (
+        Row("python-start", "ms", "this Python, started to import asyncio"),
+        Row(
+            *("stdio-start-local", "ms", "`LocalExecutor`: a daemon for one `calculator`"),
+            goal=150,
+            beside=("python-start",),
+        ),
+        Row(
+            *("stdio-start-jail", "ms", "the same, in a jail"),
+            beside=("python-start",),
+        ),
+        Row(
+            *("http-start", "ms", "a daemon until its health is answered"),
+            beside=("python-start",),
+        ),
+    ),
+    _measure,
+)
