@@ -73,12 +73,13 @@ def _of(row: str) -> Callable[[Medians], float]:
 _BLAME_FRESH = {
     "bubblewrap": "of the time from the order to a jail that answers, two thirds are an "
     "interpreter that starts and imports the toolrunner, and a sixth is bubblewrap",
-    "zygote": "the tree of mounts and the namespaces, about as long as bubblewrap takes for "
-    "them; then the first fork of the toolrunner, which copies the pages that both write",
+    "zygote": "one half is the jail, for which bubblewrap takes as long; the other is the call "
+    "in it: the toolrunner's fork, Landlock, and bash",
 }
 _BLAME_LIVE = (
-    "two records that must be on disk (an fsync each), the fork of the call's process and its "
-    "end: the daemon's own part is the row `refused`"
+    "two fifths of what is above the route are the daemon's own (`refused` less `bare-route`: "
+    "HTTP, and two records on disk, one after the other); the rest is the call's process, told, "
+    "run and reaped, and the channel"
 )
 _BLAME_RATE = (
     "processor time: a jail's namespaces are made and unmade by the kernel, and each daemon "
@@ -101,7 +102,8 @@ GOALS = (
     Goal(
         *("the same from the pool, over HTTP, above `fork+exec bash`", 3, "ms"),
         _above("echo-http-pool", "floor-echo"),
-        "two fsyncs, HTTP, and bash's own start inside, whose pages are met for the first time",
+        "the same as in a live jail, and what bash and the toolrunner meet for the first time in "
+        "a jail that has run nothing",
     ),
     Goal(
         *("`calculator` in a live jail over HTTP, to the bare Starlette route", 2, "x"),
@@ -136,6 +138,7 @@ GOALS = (
     ),
     Goal(
         *("stdio daemon start to first answer", 150, "ms", _of("stdio-start-local")),
-        "imports: see the row `python-start` for the interpreter's share",
+        "imports are half of it (asyncio, pydantic, jsonschema-rs); then the toolrunner, which "
+        "is another interpreter that starts",
     ),
 )

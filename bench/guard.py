@@ -24,7 +24,7 @@ from .oneshot import LAUNCHERS
 from .places import pool, stdio_command
 from .programs import bubblewrap, output
 from .rows import Absent
-from .startup import first_answer, interpreter
+from .startup import interpreter, one_call
 from .turns import Take, blocking, in_turns
 
 _TRIES = 3
@@ -119,7 +119,7 @@ async def _starts() -> Mapping[str, list[float] | Absent]:
     with ExitStack() as undo:
         executor = LocalExecutor(undo.enter_context(stdio_command(0)), runtime="local")
         takes = {
-            "one-call daemon": blocking(partial(first_answer, executor)),
+            "one-call daemon": blocking(partial(one_call, executor)),
             "python": blocking(interpreter),
         }
         return await in_turns(takes, _TURNS)

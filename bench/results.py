@@ -75,8 +75,8 @@ def _text(
     ]
     for section in sections:
         lines += ["", f"## {section[0].row.name} ...", ""]
-        lines += ["| row | median | p95 | | goal | ratio of medians | what |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += ["| row | least | median | p95 | | goal | ratio of medians | what |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
         lines += [_of_figure(figure) for figure in section]
     if failures:
         lines += ["", "## Not measured", "", *(f"- {failure}" for failure in failures)]
@@ -108,14 +108,15 @@ def _of_goal(verdict: Verdict) -> str:
     measured = f"{number(verdict.value)} {goal.unit}"
     if verdict.met:
         return f"| {goal.what} | {wanted} | {measured} | met | |"
-    how = f"**missed**, {number(verdict.missed_by)} x"
+    how = f"**missed**: {number(verdict.missed_by)} times that"
     return f"| {goal.what} | {wanted} | {measured} | {how} | {goal.blame} |"
 
 
 def _of_figure(figure: Figure) -> str:
     name, median, p95, unit, goal, beside = cells(figure)
     what = figure.row.what.replace("|", "\\|")
-    return f"| `{name}` | {median} | {p95} | {unit} | {goal} | {beside} | {what} |"
+    least = "-" if figure.absent else number(figure.least)
+    return f"| `{name}` | {least} | {median} | {p95} | {unit} | {goal} | {beside} | {what} |"
 
 
 def _chart(figures: Sequence[Figure]) -> str:

@@ -194,7 +194,7 @@ async def test_a_signal_and_a_cancel_end_it(sandbox: Sandbox) -> None:
 
 async def test_a_timeout_ends_the_whole_tree(sandbox: Sandbox) -> None:
     tree = "(trap '' TERM; setsid sleep 61 & echo $!); sleep 60"
-    reader, result = await run(sandbox, shell(tree, timeout_ms=400))
+    reader, result = await run(sandbox, shell(tree, timeout_ms=1500))
     assert (result.exit_code, result.code) == (137, "timeout")
     assert await eventually_gone(sandbox, int(reader.stdout))
 

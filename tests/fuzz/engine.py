@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,17 @@ def mutated(draw: st.DrawFn, target: str, most: int = 6) -> bytes:
     for _ in range(draw(st.integers(0, most))):
         at = draw(st.integers(0, len(data)))
         end = draw(st.integers(at, min(len(data), at + 40)))
-        match draw(st.sampled_from("flip put cut repeat shorten splice".split())):
+        match draw(st.sampled_from(["flip", "put", "cut", "repeat", "shorten", "splice"])):
             case "flip":
-                data = data[:at] + bytes(b ^ draw(st.integers(1, 255)) for b in data[at:][:1]) + data[at + 1 :]
+                data = (
+                    data[:at]
+                    + bytes(b ^ draw(st.integers(1, 255)) for b in data[at:][:1])
+                    + data[at + 1 :]
+                )
             case "put":
-                data = data[:at] + draw(st.sampled_from(_TELLING) | st.binary(max_size=8)) + data[at:]
+                data = (
+                    data[:at] + draw(st.sampled_from(_TELLING) | st.binary(max_size=8)) + data[at:]
+                )
             case "cut":
                 data = data[:at] + data[end:]
             case "repeat":
@@ -98,7 +105,7 @@ def texts(target: str) -> st.SearchStrategy[str]:
 def cuts(data: bytes, places: list[int]) -> list[bytes]:
     """`data` in pieces; `places` are taken modulo its length."""
     at = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[begin:end] for begin, end in zip(at, at[1:], strict=False)] or [b""]
+    return [data[begin:end] for begin, end in pairwise(at)] or [b""]
 
 
 PLACES = st.lists(st.integers(0, 1 << 16), max_size=6)

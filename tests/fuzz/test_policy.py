@@ -34,8 +34,9 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 PLAIN = st.characters(min_codepoint=32, max_codepoint=126)
 DATA = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text(PLAIN, max_size=10),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(PLAIN, max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(PLAIN, max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -77,6 +78,7 @@ def test_globs_agree_with_regular_expressions(pattern: str, text: str) -> None:
 
 PARTS = st.lists(st.sampled_from(["a", "b", "ab", "workspace", "-"]), max_size=4)
 ABSOLUTE = PARTS.map(lambda parts: "/" + "/".join(parts))
+NESTED = st.lists(st.sampled_from(["a", "b"]), max_size=3).map(lambda parts: "/" + "/".join(parts))
 
 
 @fuzz(60, path=ABSOLUTE, root=ABSOLUTE)
@@ -87,8 +89,12 @@ def test_beneath_agrees_with_pathlib(path: str, root: str) -> None:
 LABELS = st.sampled_from(["a", "b", "evil", "example", "org", "a-b", "x_y"])
 NAMES = st.lists(LABELS, min_size=2, max_size=4).map(".".join)
 PATTERNS = st.builds(lambda star, name: star + name, st.sampled_from(["", "*."]), NAMES)
-REQUESTS = st.lists(st.sampled_from(["v1", "models", "a"]), max_size=3).map(lambda p: "/" + "/".join(p))
-REQUEST_PATTERNS = st.builds(lambda path, star: path.rstrip("/") + star or "/", REQUESTS, st.sampled_from(["", "/*"]))
+REQUESTS = st.lists(st.sampled_from(["v1", "models", "a"]), max_size=3).map(
+    lambda p: "/" + "/".join(p)
+)
+REQUEST_PATTERNS = st.builds(
+    lambda path, star: path.rstrip("/") + star or "/", REQUESTS, st.sampled_from(["", "/*"])
+)
 
 
 def matched(pattern: str, name: str) -> bool:
@@ -135,7 +141,10 @@ RULES = st.lists(
 HTTP = st.lists(
     st.fixed_dictionaries(
         {"methods": st.lists(st.sampled_from(["GET", "POST", "PUT"]), min_size=1, max_size=2)},
-        optional={"hosts": st.lists(PATTERNS, max_size=2), "paths": st.lists(REQUEST_PATTERNS, max_size=2)},
+        optional={
+            "hosts": st.lists(PATTERNS, max_size=2),
+            "paths": st.lists(REQUEST_PATTERNS, max_size=2),
+        },
     ),
     max_size=2,
 )
@@ -152,7 +161,7 @@ NETWORK = st.fixed_dictionaries(
 )
 GRANTS = st.lists(
     st.fixed_dictionaries(
-        {"path": ABSOLUTE, "mode": st.sampled_from(["ro", "rw"])}, optional={"host": ABSOLUTE}
+        {"path": NESTED, "mode": st.sampled_from(["ro", "rw"])}, optional={"host": ABSOLUTE}
     ),
     max_size=3,
     unique_by=lambda grant: grant["path"],
@@ -175,7 +184,7 @@ HOLDING = st.fixed_dictionaries(
         "tool_isolation": st.dictionaries(
             st.sampled_from(["bash", "*"]), st.sampled_from(["process", "vm"]), max_size=2
         ),
-        "workdir": ABSOLUTE,
+        "workdir": NESTED,
         "timeout_ms": st.integers(1, 5),
         "cpus": st.sampled_from([0.5, 1.0, 2.0]),
         "output_bytes": st.integers(0, 5),
@@ -236,8 +245,8 @@ def writable(path: str, grants: tuple[PathGrant, ...] | None) -> tuple[int, str 
     return (2 if grant.mode == "rw" else 1, host or (grant.host and "/"))
 
 
-@fuzz(150, pair=pairs(HOLDING), paths=st.lists(ABSOLUTE, min_size=3, max_size=6))
-def test_a_narrowed_policy_has_no_more_of_anything(pair: Any, paths: list[str]) -> None:
+@fuzz(150, pair=pairs(HOLDING))
+def test_a_narrowed_policy_has_no_more_of_anything(pair: Any) -> None:
     above, _, both = policies(*pair)
     for field in LIMITS:
         allowed, left = getattr(above, field), getattr(both, field)
@@ -250,6 +259,24 @@ def test_a_narrowed_policy_has_no_more_of_anything(pair: Any, paths: list[str]) 
     for tool in ("bash", "other"):
         asked, held = above.isolation_for(tool), both.isolation_for(tool)
         assert asked is None or (held is not None and held.strength >= asked.strength)
+
+
+@fuzz(
+    150,
+    outer=GRANTS,
+    kept=st.lists(st.sampled_from(["no", "ro", "rw"]), min_size=3, max_size=3),
+    more=GRANTS | st.just([]),
+    paths=st.lists(NESTED, min_size=4, max_size=8),
+)
+def test_a_narrowed_policy_grants_no_more_paths(
+    outer: Any, kept: list[str], more: Any, paths: list[str]
+) -> None:
+    """Of some of the outer one's, in one mode or the other, and some of its own."""
+    same = [
+        grant | {"mode": mode} for grant, mode in zip(outer, kept, strict=False) if mode != "no"
+    ]
+    inner = {grant["path"]: grant for grant in [*more, *same]}
+    above, _, both = policies({"paths": outer}, {"paths": list(inner.values())})
     for path in paths:
         before, after = writable(path, above.paths), writable(path, both.paths)
         if before is not None:
@@ -275,7 +302,9 @@ def allows(reach: Reach, name: str, port: int, method: str, path: str) -> bool:
 @fuzz(
     150,
     pair=pairs(NETWORK),
-    names=st.lists(NAMES | st.sampled_from(["10.1.2.3", "10.9.9.9", "[fd00:1::1]"]), min_size=2, max_size=6),
+    names=st.lists(
+        NAMES | st.sampled_from(["10.1.2.3", "10.9.9.9", "[fd00:1::1]"]), min_size=2, max_size=6
+    ),
     port=st.sampled_from([80, 443, 8080]),
     method=st.sampled_from(["GET", "POST"]),
     path=REQUESTS,
@@ -299,4 +328,4 @@ def test_the_corpus_has_files_that_are_read(tmp_path: Path) -> None:
             read += bool(load_policy_file(place).policies)
         except SandboxError:
             continue
-    assert read >= 2
+    assert read >= 3

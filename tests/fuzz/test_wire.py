@@ -59,7 +59,11 @@ def expected(data: bytes, accepted: frozenset[Kind]) -> tuple[list[Frame], bool]
     while len(data) >= 9:
         length, kind, stream = struct.unpack(">IBI", data[:9])
         known = kind in {int(each) for each in accepted}
-        if not known or length > 1 << 20 or (stream == 0) != (kind in {*map(int, CONNECTION_KINDS)}):
+        if (
+            not known
+            or length > 1 << 20
+            or (stream == 0) != (kind in {*map(int, CONNECTION_KINDS)})
+        ):
             return frames, True
         if len(data) < 9 + length:
             break
@@ -68,7 +72,7 @@ def expected(data: bytes, accepted: frozenset[Kind]) -> tuple[list[Frame], bool]
     return frames, False
 
 
-@fuzz(250, data=inputs("frames"), places=PLACES, accepted=SIDES)
+@fuzz(150, data=inputs("frames"), places=PLACES, accepted=SIDES)
 def test_frames_are_the_same_however_they_arrive(
     data: bytes, places: list[int], accepted: frozenset[Kind]
 ) -> None:
@@ -78,7 +82,9 @@ def test_frames_are_the_same_however_they_arrive(
 @fuzz(
     100,
     frames=st.lists(
-        st.tuples(st.sampled_from(sorted(FROM_GUEST)), st.integers(1, 2**32 - 1), st.binary(max_size=64)),
+        st.tuples(
+            st.sampled_from(sorted(FROM_GUEST)), st.integers(1, 2**32 - 1), st.binary(max_size=64)
+        ),
         max_size=6,
     ),
     places=PLACES,
@@ -100,7 +106,7 @@ def fields(message: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-@fuzz(200, data=st.data())
+@fuzz(80, data=st.data())
 def test_a_message_is_refused_or_says_the_same_again(name: str, data: st.DataObject) -> None:
     kind = MESSAGES[name]
     said = data.draw(inputs(f"messages/{name}"))
@@ -113,7 +119,7 @@ def test_a_message_is_refused_or_says_the_same_again(name: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-@fuzz(150, data=st.data())
+@fuzz(60, data=st.data())
 def test_a_message_with_one_other_value_is_refused_or_within_bounds(
     name: str, data: st.DataObject
 ) -> None:
@@ -136,9 +142,13 @@ def _within_bounds(message: Any) -> None:
         case Welcome():
             assert message.limits.keys() <= set(LIMITS)
             assert all(value > 0 for value in message.limits.values())
-            assert all(path.startswith("/") and mode in ("ro", "rw") for path, mode in message.mounts)
+            assert all(
+                path.startswith("/") and mode in ("ro", "rw") for path, mode in message.mounts
+            )
         case Call() | Process():
-            assert all(path.startswith("/") and mode in ("ro", "rw") for path, mode in message.paths)
+            assert all(
+                path.startswith("/") and mode in ("ro", "rw") for path, mode in message.paths
+            )
             assert all(type(value) is str for value in message.env.values())
         case Result():
             assert message.exit_code <= 255
@@ -169,7 +179,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-@fuzz(400, data=inputs("json"))
+@fuzz(250, data=inputs("json"))
 def test_strict_json_reads_what_the_standard_library_reads_and_no_more(data: bytes) -> None:
     deep = max_depth(data) > strict_json.MAX_DEPTH
     try:
@@ -194,7 +204,7 @@ def max_depth(data: bytes) -> int:
     return most
 
 
-@fuzz(150, value=JSON)
+@fuzz(80, value=JSON)
 def test_what_strict_json_writes_it_reads_and_so_does_everyone(value: Any) -> None:
     written = strict_json.dumps(value)
     assert written.isascii()

@@ -10,7 +10,7 @@ from lab.disks import make_base, pack_tested
 from lab.host import Report, run_lab
 from lab.scenarios import KVM_GROUP
 
-pytestmark = pytest.mark.serial
+pytestmark = [pytest.mark.serial, pytest.mark.long]
 
 HIGHEST_ACCOUNT = 65_535
 

@@ -25,6 +25,8 @@ KILLED = re.compile(
     r"|the kernel has ended, with exit code 137"
     r"|something ended the process that was to wait for it"
     r"|was killed: exit code 137"
+    r"|ended by signal 9 "
+    r"|its standard input is closed"  # of a process that was killed
 )
 """What other codes may say then."""
 

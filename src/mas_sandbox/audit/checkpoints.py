@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT = "mas-sandbox-audit-checkpoint-v1"
 CHECKPOINTS_NAME = "audit.checkpoints.jsonl"
-EVERY = 1000
-"""Records between two checkpoints of a daemon."""
 _MAX_LINE = 4096
 _HEX = {"log": 64, "head": 64, "key": 64, "signature": 128}
 

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
-from . import checkpoints, signing
+from . import signing
 from .journal import MOST, DamagedLog, Journal
 from .key import args_hmac, load_key, secret
 from .presence import Presence, is_alive, the_dead
@@ -36,6 +35,8 @@ PRESENCE = "daemons"
 _RESERVE = ".reserve"
 _ENDS = frozenset({"outcome", "stop"})
 """Kinds of record that are still written when the disk is full, from the reserve."""
+_CHECKPOINT_EVERY = 1000
+"""Records."""
 
 
 @dataclass(slots=True)
@@ -156,7 +157,8 @@ class AuditLog:
         decision: Mapping[str, str],
         trace: Mapping[str, str],
     ) -> None:
-        """Record that a call was decided; returns when the record is on disk.
+        """Record that a call was decided; returns when the record is on disk, and not before
+        if it is cancelled: that is only noticed afterwards, by `asyncio.Task.cancelling`.
 
         `call_id` is unique in this daemon; `decision`: action, rule and reason. Raises
         SandboxError: `internal` once the log has failed, `invalid_request` for args
@@ -171,7 +173,7 @@ class AuditLog:
             "decision": dict(decision),
             "trace": dict(trace),
         }
-        await self._record(fields, args)
+        await _to_the_end(self._taken(fields, args))
 
     async def outcome(
         self,
@@ -186,7 +188,7 @@ class AuditLog:
         enforced: Sequence[str],
         output_bytes: int | None = None,
     ) -> None:
-        """Record how a call ended; returns when the record is on disk.
+        """Record how a call ended; returns when the record is on disk, as `intent` does.
 
         Raises SandboxError(internal) once the log has failed; the next daemon then
         records the call as interrupted.
@@ -204,7 +206,7 @@ class AuditLog:
             "isolation": isolation,
             "enforced": list(enforced),
         }
-        await self._record(fields)
+        await _to_the_end(self._taken(fields))
 
     async def connection(
         self,
@@ -281,9 +283,13 @@ class AuditLog:
             self._presence.leave(finished=not self._open_calls and not self._failure)
             self._journal.close()
 
-    async def _record(
+    async def _record(self, fields: dict[str, Any], *, last: bool = False) -> None:
+        await self._taken(fields, last=last)
+
+    def _taken(
         self, fields: dict[str, Any], args: Mapping[str, Any] | None = None, *, last: bool = False
-    ) -> None:
+    ) -> asyncio.Future[None]:
+        """Done when the record is on disk."""
         if self._failure or self._closed or (self._full and fields["kind"] not in _ENDS):
             raise self._refusal()
         self._closed = last  # nothing comes behind a stop
@@ -294,7 +300,7 @@ class AuditLog:
             # Whoever else is ready to run in this turn of the loop shares the sync.
             loop.call_soon(self._write_pending, loop)
         self._pending.append(entry)
-        await entry.written
+        return entry.written
 
     def _refusal(self) -> SandboxError:
         why = self._failure or ("its disk is full" if self._full else "it is closed")
@@ -307,17 +313,24 @@ class AuditLog:
     def _write_pending(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._pending = self._pending, []
         self._writing = True
-        written = loop.run_in_executor(self._writer, self._commit, batch)
-        written.add_done_callback(partial(self._settle, loop, batch))
+        self._writer.submit(self._write, loop, batch)
+
+    def _write(self, loop: asyncio.AbstractEventLoop, batch: list[_Entry]) -> None:
+        """In the writer's thread."""
+        error: BaseException | None = None
+        try:
+            self._commit(batch)
+        except BaseException as raised:  # noqa: BLE001 # whatever it is, the loop is told
+            error = raised
+        loop.call_soon_threadsafe(self._settle, loop, batch, error)
 
     def _settle(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Entry],
-        written: asyncio.Future[None],
+        error: BaseException | None,
     ) -> None:
         self._writing = False
-        error = written.exception()
         if error is not None:
             self._failure = str(error) or type(error).__name__
             batch, self._pending = batch + self._pending, []
@@ -367,13 +380,15 @@ class AuditLog:
         self._presence.moved(next(iter(self._open_calls.values()), self._journal.end))
         after = self._journal.sequence
         self._head = after, self._journal.digest
-        if before // checkpoints.EVERY < after // checkpoints.EVERY or any(
+        if before // _CHECKPOINT_EVERY < after // _CHECKPOINT_EVERY or any(
             fields["kind"] == "continued" for fields in recovered
         ):
             self._checkpoint_due = True
 
     def _sign(self) -> None:
         """In the writer's thread. The log is whole without a checkpoint, so calls go on."""
+        from . import checkpoints  # most daemons end before the first is due
+
         try:
             checkpoints.sign(self.path, *self._head)
         except (OSError, ValueError) as error:
@@ -393,6 +408,13 @@ class AuditLog:
                 entry.fields["args_json"] = strict_json.dumps(entry.args).decode("ascii")
         except (ValueError, RecursionError) as error:
             entry.error = SandboxError(ErrorCode.INVALID_REQUEST, f"args: {error}")
+
+
+async def _to_the_end(written: asyncio.Future[None]) -> None:
+    try:
+        await asyncio.shield(written)
+    except asyncio.CancelledError:
+        await written
 
 
 def _sound(batch: list[_Entry]) -> list[dict[str, Any]]:

@@ -84,9 +84,13 @@ def _last_of(file: BinaryIO, count: int) -> tuple[list[bytes], int]:
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[Record]:
-    """A line that is no JSON is shown as it is: `verify` says what is wrong with it."""
+    """A line that is no record is shown as it is: `verify` says what is wrong with it."""
     for line in lines:
         try:
-            yield json.loads(line)
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            yield record
+        else:
             yield {"kind": "damaged", "text": line.decode("ascii", "backslashreplace")}

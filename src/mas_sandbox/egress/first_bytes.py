@@ -18,9 +18,11 @@ class Begins(Enum):
 
 HTTP_PORT, HTTPS_PORT = 80, 443
 _MAX_REQUEST_LINE = 16 * 1024
-_MAX_METHOD = 32
 _METHOD = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]*")
-"""Any token (RFC 9110 section 5.6.2)."""
+"""Any token (RFC 9110 section 5.6.2), however long: some servers take any for a method."""
+_BLANK = b" \t\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0"
+"""What some server or other takes for the white space of a request's line."""
+_WORD = re.compile(rb"[^%b]+" % re.escape(_BLANK))
 
 
 async def begins(client: Client, port: int) -> Begins | None:
@@ -51,14 +53,16 @@ def classify(data: bytes) -> Begins | None:
     undecided = Begins.HTTP if len(data) > _MAX_REQUEST_LINE else None
     if data[:1] == bytes([HANDSHAKE]):
         return undecided if len(data) == 1 else Begins.TLS if data[1] == 3 else Begins.OPAQUE
-    request = data.lstrip(b"\r\n")  # as servers do
+    request = data.lstrip(_BLANK + b"\n")  # as servers do
     method = _METHOD.match(request)
     length = method.end() if method is not None else 0
     if length == len(request):
-        return undecided if length <= _MAX_METHOD else Begins.OPAQUE
+        return undecided
     line, newline, _ = request.partition(b"\n")
-    if length == 0 or request[length] not in b" \t" or b"\0" in line:
+    if length == 0 or request[length] not in _BLANK + b"\n":
         return Begins.OPAQUE
+    if b"\0" in line and not line[:length].isalpha():
+        return Begins.OPAQUE  # as git begins, which ends no line
     if not newline:
         return undecided
-    return Begins.HTTP if line.split()[-1].startswith(b"HTTP/") else Begins.OPAQUE
+    return Begins.HTTP if _WORD.findall(line)[-1].startswith(b"HTTP/") else Begins.OPAQUE

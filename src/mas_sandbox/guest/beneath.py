@@ -68,6 +68,8 @@ def walk(root: int, path: str, flags: int, mode: int = 0, *, symlinks: bool = Tr
     try:
         while pending:
             name = pending.pop()
+            if name == "." and pending:
+                continue  # of a link's target; `..` behind it steps back from what is before it
             if name == "..":
                 if len(trail) == 1:
                     raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -194,17 +194,15 @@ class Broker:
     async def _end(
         self, call_id: str, named: NamedSandbox, began: float, code: ErrorCode | None
     ) -> None:
-        await _to_the_end(
-            self._audit.outcome(
-                call_id=call_id,
-                status="ok" if code is None else "error",
-                code=str(code or ""),
-                exit_code=0 if code is None else NO_PROGRAM,
-                cpu_ms=0,
-                wall_ms=round((time.monotonic() - began) * 1000),
-                isolation=str(named.built.wall.isolation),
-                enforced=sorted(map(str, named.sandbox.enforced)),
-            )
+        await self._audit.outcome(
+            call_id=call_id,
+            status="ok" if code is None else "error",
+            code=str(code or ""),
+            exit_code=0 if code is None else NO_PROGRAM,
+            cpu_ms=0,
+            wall_ms=round((time.monotonic() - began) * 1000),
+            isolation=str(named.built.wall.isolation),
+            enforced=sorted(map(str, named.sandbox.enforced)),
         )
 
     def tools(self, caller: Caller) -> list[ToolSpec]:
@@ -381,34 +379,30 @@ class Broker:
     async def _intend(
         self, call_id: str, caller: Caller, request: ToolRequest, ruling: Ruling
     ) -> None:
-        await _to_the_end(
-            self._audit.intent(
-                call_id=call_id,
-                principal=caller.name,
-                sandbox_id=request.sandbox_id or "",
-                tool=request.tool,
-                args=request.args,
-                decision={
-                    "action": ruling.action,
-                    "rule": ruling.rule,
-                    "reason": ruling.reason,
-                },
-                trace=_trace(request),
-            )
+        await self._audit.intent(
+            call_id=call_id,
+            principal=caller.name,
+            sandbox_id=request.sandbox_id or "",
+            tool=request.tool,
+            args=request.args,
+            decision={
+                "action": ruling.action,
+                "rule": ruling.rule,
+                "reason": ruling.reason,
+            },
+            trace=_trace(request),
         )
 
     async def _conclude(self, call_id: str, reply: ToolReply) -> ToolReply:
-        await _to_the_end(
-            self._audit.outcome(
-                call_id=call_id,
-                status=reply.status,
-                code=str(reply.code or ""),
-                exit_code=reply.exit_code,
-                cpu_ms=reply.cpu_ms,
-                wall_ms=round(reply.wall_ms),
-                isolation=str(reply.isolation),
-                enforced=[str(control) for control in reply.enforced],
-            )
+        await self._audit.outcome(
+            call_id=call_id,
+            status=reply.status,
+            code=str(reply.code or ""),
+            exit_code=reply.exit_code,
+            cpu_ms=reply.cpu_ms,
+            wall_ms=round(reply.wall_ms),
+            isolation=str(reply.isolation),
+            enforced=[str(control) for control in reply.enforced],
         )
         return reply
 
@@ -462,12 +456,3 @@ def _cancel_once(task: asyncio.Task[Any]) -> None:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await something that a cancellation must not cut short; it is noticed afterwards."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task

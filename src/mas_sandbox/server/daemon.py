@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,6 +43,7 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
 
         daemon = await assemble(settings, walls, pool, first)
         undo.pop_all()
+        gc.enable()
         try:
             yield daemon
         finally:

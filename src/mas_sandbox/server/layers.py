@@ -4,10 +4,12 @@ which must allow."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 from mas_sandbox.policy.controls import required_controls
-from mas_sandbox.policy.decide import Action, Decision, compile_policy
+from mas_sandbox.policy.decide import Action, CompiledPolicy, Decision, compile_policy
 from mas_sandbox.policy.default import DEFAULT_POLICY, LOCAL_POLICY
 from mas_sandbox.policy.grants import nested_read_only
 from mas_sandbox.policy.model import Policy
@@ -17,7 +19,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from .plan import Built, Plan, Refused, Ruling
 from .spec import LIMITS, guest_call, sandbox_spec
-from .way_out import reach_of
+from .way_out import Reach, reach_of
 
 if TYPE_CHECKING:
     from mas_sandbox.runtimes.base import SandboxSpec
@@ -32,11 +34,24 @@ _DEVICE = ("network", "bandwidth_kb_s")
 """Fixed as well where a sandbox may have a network device."""
 _NOTHING_ASKED = Policy()
 """The layer of a sandbox or a call that brought no policy: it narrows nothing."""
+_KEPT = 64
+"""How many layers of policy are kept together with what they come to."""
 
 
 def base_policy(runtime: str) -> Policy:
     """The policy shipped for a runtime; an operator's policy inherits from it."""
     return LOCAL_POLICY if runtime == "local" else DEFAULT_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What layers of policy come to: all that is the same for every call under them."""
+
+    effective: Policy
+    compiled: CompiledPolicy
+    controls: frozenset[Control]
+    spec: SandboxSpec
+    reach: Reach
 
 
 class Layered:
@@ -53,6 +68,7 @@ class Layered:
         self._catalog = catalog
         self._environment = environment
         self._extensions = extensions
+        self._together = lru_cache(_KEPT)(self._put_together)
 
     def call(
         self,
@@ -62,16 +78,15 @@ class Layered:
         named: NamedSandbox | None,
     ) -> Plan:
         """`asked`: what operator, sandbox and call wrote, outermost first."""
-        layers, effective = self._layers(*asked)
+        together = self._together(*asked)
+        effective, controls, spec = together.effective, together.controls, together.spec
         self._catalog.check(tool, request.args)
         capabilities = frozenset(str(capability) for capability in tool.capabilities)
-        decision = compile_policy(layers).decide(tool.name, capabilities, request.args)
+        decision = together.compiled.decide(tool.name, capabilities, request.args)
         _obey(decision)
-        controls = required_controls(effective)
         if named is not None and named.built.paths != effective.paths:
             controls |= {Control.PATHS}  # less than what is there: held inside, or not at all
         wall = self._wall(effective, tool.name, controls, named)
-        spec = sandbox_spec(effective, self._extensions)
         if named is not None:
             fixed = LIMITS + (_DEVICE if wall.pool.runtime.network_devices else ())
             _same_walls(fixed, named.built.spec, spec)
@@ -81,17 +96,17 @@ class Layered:
         return Plan(
             ruling=_ruling(decision),
             call=call,
-            built=Built(wall, spec, reach_of(effective), effective.paths),
+            built=Built(wall, spec, together.reach, effective.paths),
             controls=controls,
             max_concurrent=effective.max_concurrent,
         )
 
     def sandbox(self, operator: Policy | None, asked: Policy | None, runtime: str | None) -> Built:
         """What a named sandbox is built with, for every tool that may run in it."""
-        _, effective = self._layers(operator, asked, None)
-        wall = self._wall(effective, "*", required_controls(effective), None, runtime)
-        spec = sandbox_spec(effective, self._extensions)
-        return Built(wall, spec, reach_of(effective), effective.paths)
+        together = self._together(operator, asked, None)
+        effective = together.effective
+        wall = self._wall(effective, "*", together.controls, None, runtime)
+        return Built(wall, together.spec, together.reach, effective.paths)
 
     def tools(self, operator: Policy | None) -> list[ToolSpec]:
         """The tools that a policy does not rule out altogether."""
@@ -105,15 +120,21 @@ class Layered:
             and (allowed is None or set(tool.capabilities) <= set(allowed))
         ]
 
-    def _layers(
+    def _put_together(
         self, operator: Policy | None, sandbox: Policy | None, call: Policy | None
-    ) -> tuple[tuple[Policy, Policy, Policy], Policy]:
-        """The layers, outermost first, and the policy that they come to together."""
+    ) -> _Together:
+        """Raises SandboxError `policy_denied` where one asks for more than those outside it."""
         outermost = effective = operator or base_policy(self._walls.default.name)
         for asked, who in ((sandbox, "sandbox"), (call, "call")):
             if asked is not None:
                 effective = narrow(effective, asked, who)
-        return (outermost, sandbox or _NOTHING_ASKED, call or _NOTHING_ASKED), effective
+        return _Together(
+            effective,
+            compile_policy((outermost, sandbox or _NOTHING_ASKED, call or _NOTHING_ASKED)),
+            required_controls(effective),
+            sandbox_spec(effective, self._extensions),
+            reach_of(effective),
+        )
 
     def _wall(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _PR_SET_DUMPABLE = 4  # prctl(2), <linux/prctl.h>
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the daemon; ends the process with its status."""
+    gc.disable()  # what start-up makes stays; `daemon.running` ends this
     from .settings import parse_flags
 
     settings = parse_flags(sys.argv[1:] if arguments is None else arguments)

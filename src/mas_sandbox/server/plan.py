@@ -83,6 +83,7 @@ class Planner:
         self._catalog = catalog
         self._environment = environment
         self._extensions = extensions
+        self._long_way: Layered | None = None
 
     def call(
         self, operator: Policy | None, request: ToolRequest, named: NamedSandbox | None
@@ -138,6 +139,10 @@ class Planner:
 
     def _layered(self) -> Layered:
         """The long way, behind an import that a call without any policy need not pay for."""
-        from .layers import Layered
+        if self._long_way is None:
+            from .layers import Layered
 
-        return Layered(self._walls, self._catalog, self._environment, self._extensions)
+            self._long_way = Layered(
+                self._walls, self._catalog, self._environment, self._extensions
+            )
+        return self._long_way

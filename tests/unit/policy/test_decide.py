@@ -38,8 +38,9 @@ def test_no_rule_means_deny() -> None:
 
 def test_a_caller_cannot_grant_what_the_operator_never_mentioned() -> None:
     assert decide(Policy(), Policy(), ALL).action is Action.DENY
-    allowing = policy({"action": "allow", "tools": "bash"})
-    assert decide(Policy(), Policy(), allowing).action is Action.DENY
+    for action in ("allow", "ask"):
+        naming = policy({"action": action, "tools": "bash"})
+        assert decide(Policy(), Policy(), naming).action is Action.DENY
 
 
 def test_a_listed_tool_is_allowed_and_another_is_not() -> None:

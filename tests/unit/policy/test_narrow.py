@@ -210,3 +210,11 @@ def test_a_read_only_host_directory_may_lie_in_a_writable_path() -> None:
     """The mount holds it, not Landlock."""
     paths = [{"path": "/workspace", "mode": "rw"}, {"path": "/workspace/lib", "host": "/srv"}]
     assert nested_read_only(Policy.model_validate({"paths": paths}).paths or ()) is None
+
+
+def test_what_narrows_a_host_directory_at_the_root_keeps_it() -> None:
+    both = narrowed({"paths": [{"path": "/", "host": "/srv"}]}, {"paths": [{"path": "/"}]})
+    assert both.paths == (PathGrant(path="/", host="/srv"),)
+    below = narrowed({"paths": [{"path": "/", "host": "/srv"}]}, {"paths": [{"path": "/a"}]})
+    assert below.paths is not None
+    assert below.paths[0] == PathGrant(path="/a", host="/srv/a")

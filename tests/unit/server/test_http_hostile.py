@@ -258,3 +258,14 @@ def test_a_client_that_only_half_closes_or_resets_costs_nothing(door: Door) -> N
             connection.sendall(request()[:60])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert still_serves(door)
+
+
+def test_a_refusal_is_not_lost_to_a_body_that_comes_after_it(door: Door) -> None:
+    """A connection that is closed while more arrives is reset, and takes the answer with it."""
+    for _ in range(5):
+        with door.connect() as connection:
+            connection.sendall(request(b"", host=b"host: evil.example\r\n", length=1 << 20))
+            answer = connection.recv(65536)
+            for _ in range(64):
+                connection.sendall(bytes(1 << 14))
+            assert status(answer + read_all(connection)) == 403

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -21,6 +22,7 @@ from ..live.processes import Processes
 from ..live.signing import Signer
 from . import code, files, processes, sockets, tunnels
 from . import ports as port_routes
+from .at_once import FORESEEN, AtOnce
 from .page import page
 from .problems import JsonReply, problem, problem_of
 from .routes import execute_at_once, guarded, router
@@ -38,13 +40,12 @@ def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) ->
         summary="Runs agents' tool calls behind walls.",
         docs_url=None,
         redoc_url=None,
-        routes=[execute_at_once, processes.at_once],
-        middleware=stack(authenticator, names, signer, ports),
-        exception_handlers={
-            SandboxError: _sandbox_error,
-            RequestValidationError: _invalid,
-            HTTPException: _http_error,
-        },
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        middleware=[
+            *stack(authenticator, names, signer, ports),
+            Middleware(AtOnce, (execute_at_once, processes.start_at_once), _refusal),
+        ],
+        exception_handlers=dict.fromkeys(FORESEEN, _refused),
     )
     app.state.broker = broker
     app.state.processes = Processes(broker)
@@ -79,17 +80,15 @@ def build_app(broker: Broker, authenticator: Authenticator, names: HostNames) ->
     return app
 
 
-async def _sandbox_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, SandboxError)
-    return problem_of(error)
+async def _refused(request: Request, error: Exception) -> Response:
+    return _refusal(error)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return problem(400, ErrorCode.INVALID_REQUEST, explain(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
+def _refusal(error: Exception) -> Response:
+    if isinstance(error, SandboxError):
+        return problem_of(error)
+    if isinstance(error, RequestValidationError):
+        return problem(400, ErrorCode.INVALID_REQUEST, explain(error))
     assert isinstance(error, HTTPException)
     code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID_REQUEST
     match error.status_code:

@@ -59,6 +59,15 @@ _RAN: dict[int | str, dict[str, Any]] = {
 }
 
 
+_EMPTY = {
+    "requestBody": {
+        "content": {"application/json": {"schema": {"type": "object"}}},
+        "required": True,
+    }
+}
+"""What every POST is sent as, though nothing is said with it: no page of another origin can."""
+
+
 @router.post("/contexts", response_model=ContextInfo)
 async def create(
     sandbox_id: str, body: CreateContext, request: Request, codes: TheCodes, caller: TheCaller
@@ -91,7 +100,7 @@ async def close(sandbox_id: str, context: str, codes: TheCodes, caller: TheCalle
     return described(codes.close(caller, sandbox_id, context))
 
 
-@router.post("/contexts/{context}/interrupt")
+@router.post("/contexts/{context}/interrupt", openapi_extra=_EMPTY)
 async def interrupt(
     sandbox_id: str, context: str, codes: TheCodes, caller: TheCaller
 ) -> ContextInfo:
@@ -100,7 +109,7 @@ async def interrupt(
     return described(codes.interrupt(caller, sandbox_id, context))
 
 
-@router.post("/contexts/{context}/restart", response_model=ContextInfo)
+@router.post("/contexts/{context}/restart", response_model=ContextInfo, openapi_extra=_EMPTY)
 async def restart(
     sandbox_id: str, context: str, request: Request, codes: TheCodes, caller: TheCaller
 ) -> Response:

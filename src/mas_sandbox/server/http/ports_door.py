@@ -52,12 +52,12 @@ class PortDoor:
             if refusal.status == 401:
                 headers["www-authenticate"] = 'Bearer realm="mas-sandbox"'
             answer = problem(refusal.status, refusal.code, refusal.message, headers)
-            await answer(scope, receive, send)
+            await (Paced(answer) if scope["type"] == "http" else answer)(scope, receive, send)
             return
         if scope["type"] == "websocket":
             await converse(self._ports, visit, scope, receive, send)
         elif (elsewhere := _elsewhere(visit, scope)) is not None:
-            await elsewhere(scope, receive, send)
+            await Paced(elsewhere)(scope, receive, send)
         else:
 
             async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:

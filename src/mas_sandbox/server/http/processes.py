@@ -27,7 +27,7 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from ..live.events import error_fields
 from ..live.process import LiveProcess, Reader, Wanted
 from ..live.processes import Processes
-from .at_once import AtOnce
+from .at_once import Shortcut
 from .reading import body_pieces, json_body
 from .routes import PROBLEMS, TheCaller, bearer, caller_of, while_connected
 from .streaming import NDJSON, SSE, event_stream, wants_events
@@ -93,7 +93,7 @@ async def _start_at_once(request: StrictRequest) -> Response:
     return await start(request.path_params["sandbox_id"], body, request, processes, caller)
 
 
-at_once = AtOnce(router.prefix, _start_at_once)
+start_at_once = Shortcut(router.prefix, _start_at_once)
 
 
 @router.get("")

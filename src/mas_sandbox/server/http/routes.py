@@ -28,7 +28,7 @@ from mas_sandbox.api.models import (
 from ..broker import Broker
 from ..calls import Caller, ToolRequest
 from ..matrix import described
-from .at_once import AtOnce
+from .at_once import Shortcut
 from .problems import JsonReply
 from .reading import json_body
 from .strict import StrictRequest, StrictRoute
@@ -66,6 +66,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "the body is not application/json"},
     422: {"model": Problem, "description": "a control that cannot be held here, or it failed"},
     429: {"model": Problem, "description": "too many calls wait; see Retry-After"},
+    431: {"model": Problem, "description": "the head is over 32 KiB, or has over 100 headers"},
     500: {"model": Problem, "description": "a fault in the daemon"},
     503: {
         "model": Problem,
@@ -105,7 +106,7 @@ async def _execute_at_once(request: StrictRequest) -> Response:
     return await execute(body, request, await _broker(request), await caller_of(request))
 
 
-execute_at_once = AtOnce("/v1/sandbox/execute", _execute_at_once)
+execute_at_once = Shortcut("/v1/sandbox/execute", _execute_at_once)
 
 
 @guarded.post("/v1/sandbox/create", response_model=CreateReply, tags=["sandboxes"])

@@ -77,6 +77,12 @@ class NoTracebacks:
             await fault(scope, receive, send)
 
 
+async def _tell(refusal: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer to a request whose body was not read; where some is still to come, it would
+    be lost to a reset."""
+    await (Paced(refusal) if scope["type"] == "http" else refusal)(scope, receive, send)
+
+
 class KnownHosts:
     """The Host header must name this daemon, against DNS rebinding."""
 
@@ -93,9 +99,8 @@ class KnownHosts:
                     403,
                     ErrorCode.POLICY_DENIED,
                     "the Host header does not name this daemon; allow the name with -allowed-host",
-                    {"connection": "close"},
                 )
-                await refusal(scope, receive, send)
+                await _tell(refusal, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -116,9 +121,8 @@ class KnownOrigins:
                     403,
                     ErrorCode.POLICY_DENIED,
                     "pages of another origin may not call this daemon",
-                    {"connection": "close"},
                 )
-                await refusal(scope, receive, send)
+                await _tell(refusal, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -139,9 +143,9 @@ class Authentication:
                     401,
                     ErrorCode.POLICY_DENIED,
                     "this daemon asks for a token: send `Authorization: Bearer TOKEN`",
-                    {"www-authenticate": 'Bearer realm="mas-sandbox"', "connection": "close"},
+                    {"www-authenticate": 'Bearer realm="mas-sandbox"'},
                 )
-                await refusal(scope, receive, send)
+                await _tell(refusal, scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
@@ -225,4 +229,4 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 def _refused(status: int, message: str) -> ASGIApp:
-    return problem(status, ErrorCode.INVALID_REQUEST, message, {"connection": "close"})
+    return Paced(problem(status, ErrorCode.INVALID_REQUEST, message))

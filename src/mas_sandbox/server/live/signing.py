@@ -78,11 +78,12 @@ class Signer:
         caller = self._callers.get(who)
         if caller is None or not (expires.isascii() and expires.isdigit() and len(expires) < 12):
             return None
-        wanted = self._digest(who, method, route, path, int(expires))
+        wanted = self._digest(who, method, route, path, expires)
         if not hmac.compare_digest(wanted.encode(), digest.encode()):
             return None
         return caller if time.time() < int(expires) else None
 
-    def _digest(self, who: str, method: str, route: str, path: str, expires: int) -> str:
+    def _digest(self, who: str, method: str, route: str, path: str, expires: int | str) -> str:
+        """As text `expires` is held to the spelling that was signed."""
         said = "\0".join((who, method, route, str(expires), path))
         return hmac.digest(self._key, said.encode(), "sha256").hex()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 
@@ -68,10 +69,10 @@ def parse_cursor(cursor: str) -> tuple[int, str]:
     """Raises SandboxError `invalid_request` for what no page ended with."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        match json.loads(base64.b64decode(padded, b"-_", validate=True)):
+        match strict_json.loads(base64.b64decode(padded, b"-_", validate=True)):
             case [int(created_ms), str(sandbox_id)] if 0 <= created_ms < 1 << 63:
                 return created_ms, sandbox_id
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     raise SandboxError(
         ErrorCode.INVALID_REQUEST, "cursor: not one of ours; pass `next_cursor` of the page before"
