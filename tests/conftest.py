@@ -14,9 +14,14 @@ from mas_sandbox.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mas_sandbox.runtimes.jail.launch import SETTING
 from mas_sandbox.runtimes.select import build_runtime
 
+# Assertions of the corpus tell as much as those of test modules do.
+pytest.register_assert_rewrite("security.corpus")
 pytest_plugins = ["corpus_ids"]
 
-RUNTIMES = ("local", "jail", "gvisor", "microvm", "firecracker")
+RUNTIMES = (
+    *("local", "jail", "gvisor", "microvm"),
+    pytest.param("firecracker", marks=pytest.mark.long),
+)
 """`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
 
 

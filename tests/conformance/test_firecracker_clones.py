@@ -21,7 +21,7 @@ from mas_sandbox.runtimes.select import build_runtime
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.messages import Call
 
-pytestmark = [pytest.mark.serial, pytest.mark.anyio]
+pytestmark = [pytest.mark.serial, pytest.mark.long, pytest.mark.anyio]
 
 PATIENCE_S = 30.0
 

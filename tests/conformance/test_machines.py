@@ -145,6 +145,7 @@ async def test_SS_02_an_altered_template_is_not_used(templates: Path) -> None:
     await built.close()
 
 
+@pytest.mark.long
 async def test_FI_12_two_hundred_machines_leave_the_host_as_it_was(templates: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

@@ -18,7 +18,11 @@ from mas_sandbox.wire.messages import Call
 pytestmark = [
     pytest.mark.anyio,
     # `local` has no wall, and so no way through one.
-    pytest.mark.parametrize("runtime", ["jail", "gvisor", "microvm", "firecracker"], indirect=True),
+    pytest.mark.parametrize(
+        "runtime",
+        ["jail", "gvisor", "microvm", pytest.param("firecracker", marks=pytest.mark.long)],
+        indirect=True,
+    ),
 ]
 
 
