@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -96,6 +98,26 @@ def test_FI_17_sigterm_lets_calls_finish_and_takes_no_others(tmp_path: Path) -> 
         assert answers[0][1]["result"] == "finished\n"
         remains.settled(killed=False)
     assert verify(tmp_path / "audit.jsonl").unfinished == 0
+
+
+def test_FI_17_one_that_says_it_is_ready_hears_the_signal(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from mas_sandbox.server.http import serve\n"
+        "from mas_sandbox.server.main import main\n"
+        "say = serve._say\n"
+        "def heard(text):\n"
+        "    say(text)\n"
+        "    if text.startswith('ready'):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "serve._say = heard\n"
+        "main(sys.argv[1:])\n"
+    )
+    asked = ["-state-dir", str(tmp_path), "-listen", "127.0.0.1:0", "-runtime", "local"]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *asked], capture_output=True, timeout=30, check=False
+    )
+    assert (ended.returncode, b"shutting down" in ended.stderr) == (0, True), ended.stderr
 
 
 def test_FI_17_what_takes_longer_than_the_grace_is_interrupted(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -56,8 +57,8 @@ async def _serve(settings: Settings) -> None:
             app = build_app(daemon.broker, authenticator, names)
             server = build_server(app)
             gc.freeze()  # what start-up made stays: no collection need look at it again
-            _announce(daemon, listener, address.host, authenticator.required)
-            await _until_signalled(app, server, daemon, listener, settings.drain_timeout_s)
+            ready = partial(_announce, daemon, listener, address.host, authenticator.required)
+            await _until_signalled(app, server, daemon, listener, settings.drain_timeout_s, ready)
 
 
 def build_server(app: ASGIApp) -> Server:
@@ -92,9 +93,15 @@ class Server(uvicorn.Server):
 
 
 async def _until_signalled(
-    app: FastAPI, server: Server, daemon: Daemon, listener: socket.socket, grace_s: float
+    app: FastAPI,
+    server: Server,
+    daemon: Daemon,
+    listener: socket.socket,
+    grace_s: float,
+    ready: Callable[[], None],
 ) -> None:
-    """The first signal lets calls finish within `grace_s`; the second ends them at once."""
+    """The first signal lets calls finish within `grace_s`; the second ends them at once.
+    `ready`: called when that holds."""
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
 
@@ -108,6 +115,7 @@ async def _until_signalled(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    ready()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(signalled.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
