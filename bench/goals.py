@@ -73,8 +73,9 @@ def _of(row: str) -> Callable[[Medians], float]:
 _BLAME_FRESH = {
     "bubblewrap": "of the time from the order to a jail that answers, two thirds are an "
     "interpreter that starts and imports the toolrunner, and a sixth is bubblewrap",
-    "zygote": "one half is the jail, for which bubblewrap takes as long; the other is the call "
-    "in it: the toolrunner's fork, Landlock, and bash",
+    "zygote": "a half is the jail: a fork of Python into new namespaces, some 5 ms, a third of "
+    "them pages that it writes to for the first time; the rest is the call in it: another fork, "
+    "Landlock, and bash (`floor-echo`)",
 }
 _BLAME_LIVE = (
     "two fifths of what is above the route are the daemon's own (`refused` less `bare-route`: "
@@ -102,8 +103,9 @@ GOALS = (
     Goal(
         *("the same from the pool, over HTTP, above `fork+exec bash`", 3, "ms"),
         _above("echo-http-pool", "floor-echo"),
-        "the same as in a live jail, and what bash and the toolrunner meet for the first time in "
-        "a jail that has run nothing",
+        "4 ms are the client's, HTTP's and the two records' (`refused`); the rest is the call in "
+        "a jail that has run nothing (`echo-direct-pool`), whose place in the pool is filled "
+        "meanwhile",
     ),
     Goal(
         *("`calculator` in a live jail over HTTP, to the bare Starlette route", 2, "x"),
@@ -138,7 +140,7 @@ GOALS = (
     ),
     Goal(
         *("stdio daemon start to first answer", 150, "ms", _of("stdio-start-local")),
-        "imports are half of it (asyncio, pydantic, jsonschema-rs); then the toolrunner, which "
+        "imports are half of it (asyncio, jsonschema-rs, dataclasses); then the toolrunner, which "
         "is another interpreter that starts",
     ),
 )

@@ -18,8 +18,8 @@ _CHART = (
     ("floor-echo", "fork and exec", "floor"),
     ("bwrap-echo", "bare bubblewrap", "floor"),
     ("echo-http-pool", "jail, pool, HTTP", "ours"),
-    ("echo-direct-cold-zygote", "jail, fresh, zygote", "ours"),
-    ("echo-direct-cold", "jail, fresh, bubblewrap", "ours"),
+    ("echo-direct-cold", "jail, fresh", "ours"),
+    ("echo-direct-cold-bubblewrap", "jail, fresh, by bubblewrap", "ours"),
     ("echo-gvisor", "gVisor, fresh", "ours"),
     ("clone-first-result", "machine, fresh (calculator)", "ours"),
     ("sandlock-echo", "sandlock", "peer"),
@@ -75,8 +75,8 @@ def _text(
     ]
     for section in sections:
         lines += ["", f"## {section[0].row.name} ...", ""]
-        lines += ["| row | least | median | p95 | | goal | ratio of medians | what |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += ["| row | least | median | p95 | p99 | | goal | ratio of medians | what |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_of_figure(figure) for figure in section]
     if failures:
         lines += ["", "## Not measured", "", *(f"- {failure}" for failure in failures)]
@@ -113,10 +113,10 @@ def _of_goal(verdict: Verdict) -> str:
 
 
 def _of_figure(figure: Figure) -> str:
-    name, median, p95, unit, goal, beside = cells(figure)
+    name, *numbers, unit, goal, beside = cells(figure)
     what = figure.row.what.replace("|", "\\|")
     least = "-" if figure.absent else number(figure.least)
-    return f"| `{name}` | {least} | {median} | {p95} | {unit} | {goal} | {beside} | {what} |"
+    return f"| {' | '.join((f'`{name}`', least, *numbers, unit, goal, beside, what))} |"
 
 
 def _chart(figures: Sequence[Figure]) -> str:

@@ -64,6 +64,14 @@ LIMITS = """
 - `io` is for each disk that a sandbox reaches: in a jail reads and writes each, in a machine
   both together. In a jail under cgroup v1, what the kernel writes out later is nobody's, so
   there a sandbox with a writable host directory and a limit of `io` is refused.
+
+## Where control groups are made
+
+Under cgroup v1, in the daemon's own group of each hierarchy. Under v2 a group that has
+processes hands no controller to those below it. So a daemon that is alone in its group moves
+to one in it, `mas-sandboxd`, and makes the others beside that. One that is not alone takes a
+group above its own, as it is: for root the top, for others the one that belongs to them and
+holds most. [The lab](microvm.md#the-lab) has all of these cases.
 """
 
 

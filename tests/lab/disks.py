@@ -1,4 +1,5 @@
-"""What the lab is booted from: Debian with QEMU in it, and a kernel that has KVM for AMD.
+"""What the lab is booted from: Debian with QEMU and bubblewrap in it, and a kernel that has
+KVM for AMD.
 
 Made once and kept beside the guest images, named by what it is made of. What is under test
 goes on a disk of its own, made anew for each run.
@@ -9,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import census
 import mas_sandbox
@@ -28,6 +32,9 @@ _MODULES = (
     *("virtio_pci", "virtio_blk", "virtio-rng", "ext4", "overlay"),
     *("kvm-amd", "vhost_vsock"),
 )
+_PACKAGES = ("qemu-system-x86", "bubblewrap")
+_TESTS_NEED = ("pytest", "anyio")
+"""All of it is Python alone, which that of the root disk runs too."""
 _CONSOLE = ("dev/console", 0o020600, b"", (5, 1))
 
 
@@ -55,7 +62,7 @@ def make_base() -> Base:
     images = store.image_directory()
     with store.locked(images):
         packages = Packages(images, DEFAULT_SUITE, lambda doing: print(f"lab: {doing}"))
-        archives = packages.rootfs(("qemu-system-x86",)), packages.parts(with_kernel=True)
+        archives = packages.rootfs(_PACKAGES), packages.parts(with_kernel=True)
         above = images.parent / "lab"
         directory = above / _key(archives)
         if not directory.exists():
@@ -68,18 +75,64 @@ def make_base() -> Base:
     return Base(directory)
 
 
-def pack_tested(directory: Path) -> Path:
-    """A disk with this project, its scenarios and its guest image, laid over the root disk."""
+def pack_machines(directory: Path) -> Path:
+    """A disk with this project, the scenarios of machines and its guest image, laid over the
+    root disk."""
     root = directory / "tested"
     image = store.find_image()
-    package = Path(mas_sandbox.__file__).parent
-    without = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(package, root / "lab" / package.name, ignore=without)
-    for file in (_HERE / "scenarios.py", Path(census.__file__)):
-        shutil.copy(file, root / "lab")
+    _copy_project(root / "lab", "scenarios.py")
     images = root / "var/cache/mas-sandbox/images"
     shutil.copytree(image.directory, images / image.digest)
     (images / store.CURRENT).symlink_to(image.digest)
+    return _as_disk(directory, root)
+
+
+def pack_jails(directory: Path) -> Path:
+    """A disk with this project, the scenarios of jails, its tests and what runs them, laid over
+    the root disk."""
+    root = directory / "tested"
+    _copy_project(root / "lab", "scenarios.py", "jails.py")
+    tests = _HERE.parent
+    shutil.copytree(tests, root / "lab/tests", ignore=shutil.ignore_patterns("__pycache__", "fuzz"))
+    shutil.copy(tests.parent / "pyproject.toml", root / "lab")
+    for name in _closure(_TESTS_NEED):
+        _copy_distribution(name, root / "lab/packages")
+    return _as_disk(directory, root)
+
+
+def _copy_project(target: Path, *scenarios: str) -> None:
+    package = Path(mas_sandbox.__file__).parent
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, target / package.name, ignore=without)
+    shutil.copy(census.__file__, target)
+    (target / _HERE.name).mkdir()
+    for name in scenarios:
+        shutil.copy(_HERE / name, target / _HERE.name)
+
+
+def _closure(names: Iterable[str]) -> set[str]:
+    """Distributions, and those that they need to run here."""
+    found: set[str] = set()
+    wanted = list(names)
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            needed = map(Requirement, distribution(name).requires or ())
+            wanted += [each.name for each in needed if not each.marker or each.marker.evaluate()]
+    return found
+
+
+def _copy_distribution(name: str, target: Path) -> None:
+    """Its Python files, and what makes a plugin of it."""
+    for file in distribution(name).files or ():
+        if ".." not in file.parts and "__pycache__" not in file.parts:
+            place = target / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.locate(), place)
+
+
+def _as_disk(directory: Path, root: Path) -> Path:
     disk = directory / "tested.ext4"
     write_ext4(root, Tree(directory), disk)
     shutil.rmtree(root)

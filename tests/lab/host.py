@@ -1,4 +1,5 @@
-"""The lab: a host with KVM and vsock, emulated, so that neither has to be on the real one.
+"""The lab: a host with KVM, vsock and control groups of version 2, emulated, so that none of it
+has to be on the real one.
 
 QEMU's emulation gives its guest AMD's virtualization (SVM with nested paging), and the
 guest's kernel makes a /dev/kvm of it that runs machines. All of it is slow and real.
@@ -12,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .disks import Base
 
 DEADLINE_S = 900.0
-"""The scenarios take a minute or two on two idle processors."""
+"""The scenarios take two to five minutes on two idle processors."""
 # Without cx16: an interrupt that follows the instruction finds flags of nobody's making
 # under QEMU 7.2's emulation, and current kernels use it for every allocation.
 _PROCESSOR = "max,+svm,+npt,-cx16"
-# One of them: kvm patches its own code while machines start, and a second emulated processor
-# has been seen to run into the half of it ("Oops: int3").
-_PROCESSORS = "1"
+_KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 tsc=reliable no_timer_check mitigations=off"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ class Report:
     console: str
 
 
-def run_lab(base: Base, tested: Path, directory: Path) -> Report:
-    """Boot the lab, let every scenario run, and read its report."""
+def run_lab(
+    base: Base, tested: Path, directory: Path, scenarios: str, processors: int = 1
+) -> Report:
+    """Boot the lab, let every scenario run, and read its report. `scenarios`: the program in
+    `tested` that has them; `processors`: one where machines are started, for kvm patches its
+    own code meanwhile, and a second emulated processor has been seen to run into the half of
+    it ("Oops: int3")."""
     console, report = directory / "console", directory / "report"
     disks = [
         argument
@@ -48,10 +54,10 @@ def run_lab(base: Base, tested: Path, directory: Path) -> Report:
     process = subprocess.Popen(
         [
             *("nice", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-no-reboot"),
-            *("-display", "none", "-machine", "q35", "-cpu", _PROCESSOR, "-smp", _PROCESSORS),
+            *("-display", "none", "-machine", "q35", "-cpu", _PROCESSOR, "-smp", str(processors)),
             *("-accel", "tcg,thread=multi,tb-size=512", "-m", "3G"),
             *("-kernel", str(base.kernel), "-initrd", str(base.initrd), *disks),
-            *("-append", "console=ttyS0 panic=-1 tsc=reliable no_timer_check mitigations=off"),
+            *("-append", f"{_KERNEL_ARGUMENTS} scenarios={scenarios}"),
             *("-device", "virtio-rng-pci"),
             *("-serial", f"file:{console}", "-serial", f"file:{report}"),
         ],
@@ -66,6 +72,14 @@ def run_lab(base: Base, tested: Path, directory: Path) -> Report:
         process.kill()
         process.wait()
     return _read(report.read_text("utf-8", "replace"), console.read_text("utf-8", "replace"))
+
+
+def seen(report: Report, scenario: str) -> dict[str, Any]:
+    """What it saw. Fails the test where there is none."""
+    if scenario not in report.facts:
+        error = report.errors.get(scenario, "it was not come to")
+        pytest.fail(f"{scenario}: {error}\nThe lab's console:\n{report.console[-6000:]}")
+    return report.facts[scenario]
 
 
 def _read(report: str, console: str) -> Report:

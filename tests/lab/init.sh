@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # The first process of the lab: a host for the scenarios, with KVM and vsock of its own.
+# The kernel takes which they are from its command line, and puts it into $scenarios.
 # /dev/vda is its root disk, /dev/vdb holds what is under test; both are only read.
 
 /bin/busybox mount -t proc proc /proc
@@ -28,6 +29,8 @@ mount -t ext4 -o ro /dev/vdb /tested || fail "no disk with what is tested"
 mount -t tmpfs -o mode=755 tmpfs /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/tested:/lower,upperdir=/upper/files,workdir=/upper/work root /root
+# As one finds it on a host: on one disk, whose rate can be limited.
+mount -o bind /lower/usr /root/usr || fail "no /usr"
 
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
@@ -42,4 +45,4 @@ for directory in proc sys dev; do
   /bin/busybox mount -o move "/$directory" "/root/$directory"
 done
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root
-exec /bin/busybox switch_root /root /usr/bin/python3 -S /lab/scenarios.py
+exec /bin/busybox switch_root /root /usr/bin/env -C /lab python3 -S -m "lab.$scenarios"

@@ -229,7 +229,7 @@ async def as_root() -> None:
     os.chown(home, account.pw_uid, account.pw_gid)
     with open(REPORT, "w", buffering=1) as report:
         user = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-S", __file__, "user"),
+            *(sys.executable, "-S", "-m", "lab.scenarios", "user"),
             stdout=report,
             user=account.pw_uid,
             group=account.pw_gid,
@@ -247,11 +247,16 @@ def main() -> None:
         asyncio.run(as_root())
 
 
-if __name__ == "__main__":
+def power_off_after(program: Callable[[], None]) -> None:
+    """The lab ends with its first process."""
     try:
-        main()
+        program()
     finally:
         if os.getpid() == 1:
             traceback.print_exc()
             os.sync()
             ctypes.CDLL(None).reboot(POWER_OFF)
+
+
+if __name__ == "__main__":
+    power_off_after(main)

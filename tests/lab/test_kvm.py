@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from lab.disks import make_base, pack_tested
-from lab.host import Report, run_lab
+from lab.disks import make_base, pack_machines
+from lab.host import Report, run_lab, seen
 from lab.scenarios import KVM_GROUP
 
 pytestmark = [pytest.mark.serial, pytest.mark.long]
@@ -18,14 +16,7 @@ HIGHEST_ACCOUNT = 65_535
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     directory = tmp_path_factory.mktemp("lab")
-    return run_lab(make_base(), pack_tested(directory), directory)
-
-
-def seen(report: Report, scenario: str) -> dict[str, Any]:
-    if scenario not in report.facts:
-        error = report.errors.get(scenario, "it was not come to")
-        pytest.fail(f"{scenario}: {error}\nThe lab's console:\n{report.console[-6000:]}")
-    return report.facts[scenario]
+    return run_lab(make_base(), pack_machines(directory), directory, "scenarios")
 
 
 def test_auto_takes_a_machine_where_kvm_boots_one(report: Report) -> None:

@@ -19,7 +19,9 @@ CHANNEL is one of
 
 or, to fork into a jail for each request that comes over an inherited socket,
 
-  mas-toolrunner -zygote N
+  mas-toolrunner -zygote N [-own-users]
+
+  -own-users      it has a user namespace of its own already; who is not root needs one
 
 Flags take one dash or two. The daemon starts this program; by hand it is of no use:
 
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(__doc__.strip())  # noqa: T201
             return 0
         if "zygote" in flags:
-            return _serve_jails(flags["zygote"])
+            return _serve_jails(flags["zygote"], own_users="own-users" in flags)
         channel = _open_channel(flags)
         settings = _settings(flags)
     except _UsageError as error:
@@ -90,11 +92,11 @@ def _serve_callers(listener: Listener, settings: Settings) -> int:
     return 0
 
 
-def _serve_jails(control: str) -> int:
+def _serve_jails(control: str, *, own_users: bool) -> int:
     from .zygote.serve import serve
 
     try:
-        return serve(int(control), main)
+        return serve(int(control), main, own_users=own_users)
     except (ValueError, OSError) as error:
         raise _UsageError(f"-zygote {control}: {error}") from error
 
@@ -118,7 +120,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
         if not argument.startswith("-"):
             raise _UsageError(f"unexpected argument {argument!r}")
-        if name in ("help", "h", "landlock", "own-kernel") and not equals:
+        if name in ("help", "h", "landlock", "own-kernel", "own-users") and not equals:
             flags["help" if name == "h" else name] = ""
         elif name in (*_CHANNELS, "workspace", "tmp", "proxy", "zygote") and (equals or pending):
             flags[name] = value if equals else pending.pop()

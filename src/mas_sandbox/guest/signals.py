@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+
+# `signal.signal` makes enums of all that goes in and comes out.
+set_handler = sys.modules["_signal"].signal
+_NUMBERS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)))
 
 
 class Signals:
@@ -14,8 +19,8 @@ class Signals:
         os.set_blocking(self.descriptor, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _noted)
+        for number in _NUMBERS:
+            set_handler(number, _noted)
 
     def take(self) -> bool:
         """Empty the pipe; whether anything but the end of a child was in it."""

@@ -51,8 +51,10 @@ class Group:
         """
         descriptors = []
         for directory in self.directories:
-            name = "tasks" if (directory / "tasks").exists() else "cgroup.procs"
-            descriptor = os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                descriptor = os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             undo.callback(os.close, descriptor)
             descriptors.append(descriptor)
         return tuple(descriptors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,15 @@ def find_hierarchies() -> list[Hierarchy]:
             continue
         inside = own.get("" if version == 2 else controllers[0], "/")
         relative = os.path.relpath(inside, root) if inside.startswith(root) else "."
+        best = Hierarchy(version, mountpoint, frozenset())
         for parent in _candidates(version, mountpoint, mountpoint / relative):
             works = _working(version, parent, wanted)
-            if works:
-                found.append(Hierarchy(version, parent, works))
+            if len(works) > len(best.controls):  # time is counted even where nothing is limited
+                best = Hierarchy(version, parent, works)
+            if works == wanted:
                 break
+        if best.controls:
+            found.append(best)
     return found
 
 
@@ -100,22 +104,30 @@ def mounts(known: Collection[str] = CONTROLLERS) -> list[tuple[int, list[str], s
 def write(directory: Path, setting: Setting) -> None:
     """Raises OSError for what is required."""
     try:
-        (directory / setting.file).write_text(setting.value)
+        descriptor = os.open(f"{directory}/{setting.file}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, setting.value.encode())
+        finally:
+            os.close(descriptor)
     except OSError:
         if setting.required:
             raise
 
 
-def _candidates(version: int, mountpoint: Path, own: Path) -> list[Path]:
-    """Directories to try: our own group; for root on v2 also the top, where no process is
-    in the way."""
+def _candidates(version: int, mountpoint: Path, own: Path) -> Iterator[Path]:
+    """Directories to try: our own group, and on v2, where a process beside this one would be in
+    the way there, what is above it, as it is: for root the top, for others what is theirs."""
     if version == 1:
-        return [own]
+        yield own
+        return
     if own.name == LEAF:
         own = own.parent
+    above = [each for each in own.parents if each.is_relative_to(mountpoint)]
     with suppress(OSError):
         _delegate(own)
-    return [own, mountpoint] if os.geteuid() == 0 else [own]
+    for parent in (own, *(above[-1:] if os.geteuid() == 0 else above)):
+        if os.access(parent, os.W_OK):
+            yield parent
 
 
 def _delegate(own: Path) -> None:
@@ -128,7 +140,10 @@ def _delegate(own: Path) -> None:
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
     available = set((own / "cgroup.controllers").read_text().split()) & CONTROLLERS.keys()
-    (own / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(available)))
+    handed = set((own / "cgroup.subtree_control").read_text().split())
+    for name in sorted(available - handed):
+        with suppress(OSError):  # one that cannot be is not to keep back the others
+            (own / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 def _working(version: int, parent: Path, wanted: frozenset[Control]) -> frozenset[Control]:

@@ -103,7 +103,11 @@ def _memory(two: bool, size: str) -> list[Setting]:
 def host_swaps() -> bool:
     """Whether this host has swap, without which a kernel need not count any: proc(5)."""
     with suppress(OSError):
-        return len(Path("/proc/swaps").read_text().splitlines()) > 1
+        descriptor = os.open("/proc/swaps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, 4096).count(b"\n") > 1
+        finally:
+            os.close(descriptor)
     return True
 
 

@@ -110,20 +110,26 @@ class Channel(asyncio.Protocol):
         limits: dict[str, int] | None = None,
         hello: Hello | None = None,
         mounts: list[tuple[str, str]] | None = None,
+        at_once: bool = False,
     ) -> Hello:
         """Greet the toolrunner: fresh entropy, the time, the operator's tools, limits,
         host directories.
 
-        `hello`: what it said before it was cloned, where it will not say it again.
-        Raises SandboxError `sandbox_crash` when it is not up within `timeout_s`.
+        `hello`: what it said before it was cloned, where it will not say it again; `at_once`:
+        before it has said anything, where what is sent waits for it. Raises SandboxError
+        `sandbox_crash` when it is not up within `timeout_s`.
         """
         self._greeting = Welcome("", 0, hostname, extensions, limits, mounts)
         try:
             async with asyncio.timeout(timeout_s):
                 if hello is not None:
                     self._hello.set_result(hello)
+                if at_once:
+                    self._greet(self._greeting)
                 hello = await asyncio.shield(self._hello)
-                await self._greet(self._greeting)
+                if not at_once:
+                    self._greet(self._greeting)
+                await self._ready
         except TimeoutError as error:
             crash = SandboxError(
                 ErrorCode.SANDBOX_CRASH, f"the toolrunner did not come up within {timeout_s:g} s"
@@ -138,7 +144,8 @@ class Channel(asyncio.Protocol):
         assert self._greeting is not None
         try:
             async with asyncio.timeout(timeout_s):
-                await self._greet(self._greeting)
+                self._greet(self._greeting)
+                await self._ready
         except TimeoutError as error:
             lost = SandboxError(
                 ErrorCode.GUEST_LOST, f"the toolrunner did not go on within {timeout_s:g} s"
@@ -146,13 +153,13 @@ class Channel(asyncio.Protocol):
             self._lose(lost)
             raise lost from error
 
-    async def _greet(self, message: Welcome) -> None:
+    def _greet(self, message: Welcome) -> None:
+        """`_ready` is done once it has answered."""
         if self.lost is not None:
             raise _copy(self.lost)
         message.entropy, message.time_ns = secrets.token_hex(32), time.time_ns()
         self._ready = self._loop.create_future()
         self._send(Kind.WELCOME, 0, message.encode())
-        await self._ready
 
     def hold(self) -> None:
         """Begin nothing and expect no answers until `release`: the sandbox is being paused.

@@ -154,6 +154,7 @@ async def greet(
             name[-16:],
             START_TIMEOUT_S,
             mounts=[(mount.path, "rw" if mount.writable else "ro") for mount in spec.mounts],
+            at_once=True,
         )
     except SandboxError as error:
         with suppress(TimeoutError):

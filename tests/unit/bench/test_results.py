@@ -20,9 +20,9 @@ def measured(name: str, median: float) -> Figure:
 def test_a_goal_is_a_ratio_of_what_was_measured_and_says_by_how_much_it_is_missed() -> None:
     rows = [measured("echo-direct-cold", 8.0), measured("bwrap-echo", 4.0)]
     found = {verdict.goal.what: verdict for verdict in verdicts(rows)}
-    bare = found["fresh jail by bubblewrap, one-shot `echo`, no pool, to bare bubblewrap"]
+    bare = found["fresh jail by zygote, one-shot `echo`, no pool, to bare bubblewrap"]
     assert (bare.value, bare.met, round(bare.missed_by, 3)) == (2.0, False, round(2 / 1.3, 3))
-    peer = found["fresh jail by bubblewrap, one-shot `echo`, no pool, to sandlock"]
+    peer = found["fresh jail by zygote, one-shot `echo`, no pool, to sandlock"]
     assert (peer.value, peer.met) == (None, False)
 
 

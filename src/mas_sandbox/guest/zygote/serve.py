@@ -32,10 +32,13 @@ _INSIDE = "/run/mas/toolrunner.pyz"
 """Where a jail has the file that all of this was imported from."""
 
 
-def serve(control: int, main: Main) -> int:
+def serve(control: int, main: Main, *, own_users: bool) -> int:
     """Make jails until the daemon is gone. `control`: a SOCK_SEQPACKET of its, on which it says
     what is common to them, then one request and one answer for each; `main`: what a jail's
-    first process goes on with. Raises OSError, ValueError, KeyError, UnknownError."""
+    first process goes on with; `own_users`: whether this process has a user namespace of its
+    own. Raises OSError, ValueError, KeyError, UnknownError."""
+    if os.geteuid() != 0 and not own_users:
+        _begin_again(control)
     _import_all()
     _move_modules()
     close_all_but(control)
@@ -51,16 +54,24 @@ def serve(control: int, main: Main) -> int:
     return _Zygote(asked, main).run()
 
 
+def _begin_again(control: int) -> NoReturn:
+    """In a user namespace of its own, and executed in it: memory belongs to the namespace that
+    a program was executed in (the kernel's mm_struct.user_ns). Else a jail's processes, which
+    nobody of its user may look into, would be closed to this user's daemon as well."""
+    user, group = os.geteuid(), os.getegid()
+    system.unshare(system.NEWUSER)
+    walls.be(user, user, group, group)
+    system.keep_capabilities(system.CAP_SYS_ADMIN | system.CAP_SETPCAP)
+    os.set_inheritable(control, True)
+    os.execve(sys.executable, [*sys.orig_argv, "--own-users"], {})  # noqa: S606
+
+
 def _settle(common: Common) -> None:
     """Give up what jails do not need, and make what they have alike."""
     os.umask(0)
     if os.geteuid() == 0:
         os.setgroups([])
-        system.unshare(system.NEWNS)
-    else:
-        user, group = os.geteuid(), os.getegid()
-        system.unshare(system.NEWUSER | system.NEWNS)
-        walls.be(user, user, group, group)
+    system.unshare(system.NEWNS)
     tree.settle(common.steps, common.descriptors)
     # What is left is what it takes to fork as somebody else, and to take him along in death:
     # the signal of PR_SET_PDEATHSIG needs a sender who may send it.
@@ -142,7 +153,8 @@ class _Zygote:
             os.close(self._kept)
             walls.become(asked, user, group, self._alive)
             self._shown.say(["mas-toolrunner", _INSIDE])
-            os.environ.update(asked.environment)
+            for name, value in asked.environment.items():
+                os.environ[name] = value  # `update` asks what kind of mapping it is given
             os._exit(self._main([*asked.arguments, "--fd", str(asked.channel)]))
         except BaseException as error:  # noqa: BLE001  # nothing may return into the zygote
             os.write(2, f"the jail could not be built: {error}\n".encode())

@@ -18,11 +18,12 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 0x2, 0x4, 0x8, 0x1000, 0x4000
 MS_PRIVATE, MS_REMOUNT, MS_RDONLY, MNT_DETACH = 0x40000, 0x20, 0x1, 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 0x1, 0x2, 0x4
 PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 22, 24, 47
-_CAP_AMBIENT_CLEAR_ALL, _SECCOMP_MODE_FILTER = 4, 2
+_CAP_AMBIENT_RAISE, _CAP_AMBIENT_CLEAR_ALL, _SECCOMP_MODE_FILTER = 2, 4, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITIES = 64  # as many as a set of the kernel's can hold
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 CAP_KILL, CAP_SETGID, CAP_SETUID = 1 << 5, 1 << 6, 1 << 7
+CAP_SETPCAP, CAP_SYS_ADMIN = 1 << 8, 1 << 21
 _MOUNT_SETATTR = 442  # the same on every architecture but alpha
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _INSTRUCTION_BYTES = 8
@@ -98,9 +99,22 @@ def drop_capabilities(kept: int = 0) -> None:
                 break  # past the last that this kernel knows
             _checked(f"capability {capability}", -1)
     prctl(PR_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
+    _set_capabilities(kept, 0)
+
+
+def keep_capabilities(kept: int) -> None:
+    """Hold these of the lower 32 and no others, also in the program that is executed next."""
+    _set_capabilities(kept, kept)
+    for capability in range(_CAPABILITIES):
+        if kept >> capability & 1:
+            words = [ctypes.c_ulong(word) for word in (_CAP_AMBIENT_RAISE, capability, 0, 0)]
+            _checked("ambient capability", _libc.prctl(PR_CAP_AMBIENT, *words))
+
+
+def _set_capabilities(held: int, inheritable: int) -> None:
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     # Effective, permitted and inheritable, of the lower 32 and of the others.
-    _checked("capset", _libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)))
+    _checked("capset", _libc.capset(header, struct.pack("=6I", held, held, inheritable, 0, 0, 0)))
 
 
 def filter_calls(program: bytes) -> None:

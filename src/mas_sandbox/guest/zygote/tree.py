@@ -1,7 +1,7 @@
 """The file tree of a jail: each step of its description as bubblewrap takes it (bwrap(1)).
 
 What all jails have alike is made once, by the zygote, in a mount namespace of its own that
-holds nothing else of the host but /dev, /etc and /proc. A jail begins with a copy, which the
+holds nothing else of the host but /etc and /proc. A jail begins with a copy, which the
 kernel locks against change (mount_namespaces(7)), puts its own on top, and leaves the rest.
 """
 
@@ -14,14 +14,14 @@ from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .words import Step
 
 _BASE = "/jail"
 _NO_RIGHTS = system.MS_NOSUID | system.MS_NODEV
 _RESTRICTED = system.ATTR_NOSUID | system.ATTR_NODEV
-_NEEDED = ("/dev", "/etc", "/proc")
+_NEEDED = ("/etc", "/proc")
 """Of the host, for who builds a jail. It is gone before anything of the jail runs."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {
@@ -49,10 +49,11 @@ def settle(steps: list[Step], descriptors: Mapping[int, int]) -> None:
     system.restrict(f"{root}/etc", _RESTRICTED | system.ATTR_RDONLY, recursive=True)
     os.mkdir(root + _BASE)
     system.mount("tmpfs", root + _BASE, "tmpfs", _NO_RIGHTS, "mode=0755")
-    _take(steps, descriptors, root + _BASE)
-    # The file system itself, and so for every mount of it: jails share it.
+    _take(steps, descriptors, root + _BASE, _mount_devices)
+    # The file systems themselves, and so for every mount of them: jails share them.
     sealed = system.MS_REMOUNT | system.MS_RDONLY | _NO_RIGHTS
-    system.mount("tmpfs", root + _BASE, "tmpfs", sealed, "mode=0755")
+    for place in (_BASE, f"{_BASE}/dev"):
+        system.mount("tmpfs", root + place, "tmpfs", sealed, "mode=0755")
     os.symlink(f"{_BASE}/usr", f"{root}/usr")  # for what is imported late
     system.enter_root(root)
 
@@ -60,7 +61,7 @@ def settle(steps: list[Step], descriptors: Mapping[int, int]) -> None:
 def build(steps: list[Step], descriptors: Mapping[int, int]) -> None:
     """Add what is one jail's own, in its mount namespace. Raises OSError."""
     system.mount(_BASE, _BASE, "", system.MS_BIND | system.MS_REC)  # what is locked is no root
-    _take(steps, descriptors, _BASE)
+    _take(steps, descriptors, _BASE, _mount_terminals)
 
 
 def enter() -> None:
@@ -68,7 +69,12 @@ def enter() -> None:
     system.enter_root(_BASE)
 
 
-def _take(steps: list[Step], descriptors: Mapping[int, int], base: str) -> None:
+def _take(
+    steps: list[Step],
+    descriptors: Mapping[int, int],
+    base: str,
+    devices: Callable[[str], None],
+) -> None:
     for word, (*sources, path), mode, size in steps:
         target = base if path == "/" else base + path
         match word:
@@ -89,7 +95,7 @@ def _take(steps: list[Step], descriptors: Mapping[int, int], base: str) -> None:
             case "--proc":
                 _mount_proc(target)
             case "--dev":
-                _mount_devices(target)
+                devices(target)
             case "--remount-ro":
                 system.restrict(target, system.ATTR_RDONLY, recursive=False)
             case _:
@@ -144,6 +150,7 @@ def _mount_proc(target: str) -> None:
 
 
 def _mount_devices(target: str) -> None:
+    """All of them but terminals, which are each jail's own."""
     _mount_memory(target, 0o755, -1)
     for name in _DEVICES:
         place = f"{target}/{name}"
@@ -152,11 +159,14 @@ def _mount_devices(target: str) -> None:
         system.restrict(place, system.ATTR_NOSUID, recursive=False)
     os.mkdir(f"{target}/shm", 0o755)
     os.mkdir(f"{target}/pts", 0o755)
-    terminals = "newinstance,ptmxmode=0666,mode=620"
-    flags = system.MS_NOSUID | system.MS_NOEXEC
-    system.mount("devpts", f"{target}/pts", "devpts", flags, terminals)
     for name, leads_to in _DEVICE_LINKS.items():
         os.symlink(leads_to, f"{target}/{name}")
+
+
+def _mount_terminals(target: str) -> None:
+    options = "newinstance,ptmxmode=0666,mode=620"
+    flags = system.MS_NOSUID | system.MS_NOEXEC
+    system.mount("devpts", f"{target}/pts", "devpts", flags, options)
 
 
 def _make_file(path: str) -> None:

@@ -16,8 +16,8 @@ from .mounts import JailMounts
 from .seccomp import jail_filter
 from .seccomp_setuid import setuid_filter
 
-LauncherName = Literal["bubblewrap", "zygote"]
-_DEFAULT: LauncherName = "bubblewrap"
+LauncherName = Literal["zygote", "bubblewrap"]
+_DEFAULT: LauncherName = "zygote"
 SETTING = "MAS_SANDBOX_JAIL_LAUNCHER"
 
 
@@ -31,7 +31,7 @@ def named_launcher() -> LauncherName:
         case other:
             raise SandboxError(
                 ErrorCode.INVALID_REQUEST,
-                f"{SETTING}={other}: jails are started by bubblewrap or zygote",
+                f"{SETTING}={other}: jails are started by zygote or bubblewrap",
             )
 
 

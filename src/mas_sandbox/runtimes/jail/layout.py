@@ -128,6 +128,7 @@ def plan_common(runner: bytes, undo: ExitStack) -> Plan:
     """What every jail's tree has alike, and where each puts its own."""
     plan = Plan()
     _add_common(plan, runner, undo)
+    plan.add("--dev", "/dev")
     return plan
 
 

@@ -23,7 +23,7 @@ from .mounts import MEND, find_mechanism
 
 if TYPE_CHECKING:
     from .launch import LauncherName
-    from .runtime import JailRuntime, JailSandbox
+    from .runtime import JailRuntime
 
 OLDEST_BWRAP = (0, 8, 0)
 """The first with `--disable-userns` and `--size`."""
@@ -97,19 +97,10 @@ async def probe_jail(
         found = find_tools()
         if isinstance(found, Probe):
             return found, None
-        try:
-            found, sandbox = await _start_first(runtime, found, launcher)
-        except SandboxError as error:
-            return Probe(False, found.version, error.message, _mend_namespaces()), None
-        async with sandbox:
-            problem = posture_problem(sandbox.init)
-        if problem:
-            return Probe(False, found.version, problem, "use a stronger runtime"), None
-        tools = replace(
-            found,
-            landlock=Control.PATHS in sandbox.enforced,
-            host_paths=find_mechanism(_said([found.bwrap, "--help"])),
-        )
+        built = await _build_first(runtime, found, launcher)
+        if isinstance(built, Probe):
+            return built, None
+        tools = built
         _keep(kept, tools)
     programs = tools
     controls = await proven(
@@ -123,21 +114,42 @@ async def probe_jail(
     return Probe(True, tools.version, controls=controls, facts=facts), tools
 
 
-async def _start_first(
-    runtime: JailRuntime, tools: Tools, launcher: LauncherName
-) -> tuple[Tools, JailSandbox]:
-    """A jail of this launcher, or of bubblewrap where that builds none. Raises SandboxError."""
+async def _build_first(runtime: JailRuntime, found: Tools, launcher: LauncherName) -> Tools | Probe:
+    """What a jail of this launcher showed, or one of bubblewrap's where that builds none which
+    is whole; why neither does."""
+    seen = await _build_with(runtime, replace(found, launcher=launcher))
+    if isinstance(seen, Probe) and launcher != found.launcher:
+        await runtime.give_up(launcher)
+        seen = await _build_with(runtime, found)
+    return seen
+
+
+async def _build_with(runtime: JailRuntime, tools: Tools) -> Tools | Probe:
+    """`tools`, with what a jail of theirs showed; what is wrong with it."""
     try:
-        wanted = replace(tools, launcher=launcher)
-        return wanted, await runtime.start_with(wanted, SandboxSpec())
-    except SandboxError:
-        if tools.launcher == launcher:
-            raise
-        return tools, await runtime.start_with(tools, SandboxSpec())
+        sandbox = await runtime.start_with(tools, SandboxSpec())
+    except SandboxError as error:
+        return Probe(False, tools.version, error.message, _mend_namespaces())
+    async with sandbox:
+        problem = posture_problem(sandbox.init)
+    if problem:
+        return Probe(False, tools.version, problem, "use a stronger runtime")
+    return replace(
+        tools,
+        landlock=Control.PATHS in sandbox.enforced,
+        host_paths=find_mechanism(_said([tools.bwrap, "--help"])),
+    )
 
 
 def posture_problem(first_process: int) -> str:
     """What is wrong with a jail's processes as the host sees them; empty when nothing is."""
+    try:
+        return _seen_problem(first_process)
+    except OSError as error:
+        return f"a jailed process cannot be looked at: {error}"
+
+
+def _seen_problem(first_process: int) -> str:
     for process in (first_process, *_children(first_process)):
         status = _status(process)
         if "0" in status["Uid"].split():

@@ -109,9 +109,15 @@ class JailRuntime(Runtime):
             sandbox.releases = undo.pop_all()
             return sandbox
 
-    async def close(self) -> None:
-        for launcher in self._launchers.values():
+    async def give_up(self, name: LauncherName) -> None:
+        """Release what a launcher holds that is not to be used."""
+        launcher = self._launchers.pop(name, None)
+        if launcher is not None:
             await launcher.close()
+
+    async def close(self) -> None:
+        for name in list(self._launchers):
+            await self.give_up(name)
         self._ownership.close()
 
     def _mounts(

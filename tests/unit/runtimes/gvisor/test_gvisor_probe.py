@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mas_sandbox.runtimes.gvisor import programs
 from mas_sandbox.runtimes.gvisor.programs import Tools, find_programs
 from mas_sandbox.runtimes.gvisor.runtime import GvisorRuntime
 from mas_sandbox.runtimes.gvisor.version import FLOOR
-from mas_sandbox.runtimes.ownership import Ownership
+from mas_sandbox.runtimes.ownership import Ownership, lock_directory
 from mas_sandbox.wire.controls import Control
 
 pytestmark = pytest.mark.anyio
@@ -62,8 +63,11 @@ async def test_every_platform_is_tried_and_the_reason_of_each_is_told(tmp_path: 
 
 
 async def test_what_was_found_is_kept_until_something_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gvisor: GvisorRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "own").mkdir(mode=0o700)
+    for proof in lock_directory().glob("proof-gvisor-*.json"):  # it takes seconds to find
+        shutil.copy2(proof, tmp_path / "own")
     first = GvisorRuntime(Ownership(tmp_path / "own"))
     found = await first.probe()
     await first.close()

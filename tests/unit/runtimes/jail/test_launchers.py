@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import mas_sandbox
 from census import toolrunners
 from mas_sandbox.runtimes.base import SandboxSpec
 from mas_sandbox.runtimes.jail import layout, zygote
 from mas_sandbox.runtimes.jail.launch import LauncherName
-from mas_sandbox.runtimes.jail.probe import posture_problem
+from mas_sandbox.runtimes.jail.probe import Tools, find_tools, posture_problem
 from mas_sandbox.runtimes.jail.runtime import JailRuntime, JailSandbox
 from mas_sandbox.runtimes.ownership import Ownership
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
@@ -223,3 +225,52 @@ async def test_where_a_zygote_can_build_no_jail_bubblewrap_does(
             assert await bash(sandbox, "echo alive") == b"alive\n"
     finally:
         await runtime.close()
+
+
+AS_USER = """
+import asyncio
+from mas_sandbox.runtimes.base import SandboxSpec
+from mas_sandbox.runtimes.jail import probe
+from mas_sandbox.runtimes.jail.runtime import JailRuntime
+from mas_sandbox.runtimes.ownership import Ownership
+from mas_sandbox.wire.messages import Call
+
+async def claimed(name, facts, controls, *rest):
+    return controls
+
+async def main():
+    probe.proven = claimed
+    runtime = JailRuntime(Ownership(), launcher="zygote")
+    found = await runtime.probe()
+    async with await runtime.start(SandboxSpec(disk_files=50)) as sandbox:
+        said = await sandbox.run(Call("bash", {"command": "id -u"}))
+    print(found.facts["launcher"], said.stdout)
+    await runtime.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="every other test here is by a user, then")
+async def test_a_user_s_zygote_builds_jails_that_its_daemon_can_look_into(tmp_path: Path) -> None:
+    """By one whom Python and the project are readable to."""
+    for parent in (tmp_path, *tmp_path.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    shutil.copytree(Path(mas_sandbox.__file__).parent, tmp_path / "mas_sandbox")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 1000, 1000)
+    found = find_tools()
+    assert isinstance(found, Tools)
+    process = await asyncio.create_subprocess_exec(
+        *(found.python, "-S", "-c", AS_USER),
+        stdout=-1,
+        stderr=-1,
+        user=1000,
+        group=1000,
+        extra_groups=[],
+        cwd=tmp_path,
+        env={"HOME": str(home), "XDG_RUNTIME_DIR": str(home)},
+    )
+    said, complaint = await process.communicate()
+    assert said == b"zygote b'1000\\n'\n", complaint.decode()

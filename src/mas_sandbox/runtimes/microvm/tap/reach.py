@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from mas_sandbox.egress.special import special_blocks
 
-from ..config import NetworkConfig
-
 if TYPE_CHECKING:
     from mas_sandbox.policy.grants import NetworkPolicy
+
+    from ..config import NetworkConfig
 
 
 @dataclass(frozen=True, slots=True)
