@@ -17,6 +17,7 @@ class CallGroup:
     def __init__(self) -> None:
         """Raises OSError where there is no cgroup v2, or it lacks a controller."""
         _write(f"{_ROOT}/cgroup.subtree_control", "+memory +pids")
+        _share_the_processor()
         if not os.path.isdir(_GROUP):
             os.mkdir(_GROUP)
         self._entrance = os.open(f"{_GROUP}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -47,6 +48,15 @@ class CallGroup:
             if name == b"oom_kill":
                 return int(count)
         return 0
+
+
+def _share_the_processor() -> None:
+    """Between the toolrunner and all calls together, however many processes those have: it
+    must answer its host."""
+    try:
+        _write(f"{_ROOT}/cgroup.subtree_control", "+cpu")
+    except OSError:
+        return  # a kernel without that controller: each process has its share
 
 
 def _write(path: str, text: str) -> None:
