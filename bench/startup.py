@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -38,8 +39,21 @@ async def _first_answer(command: list[str], runtime: str) -> float:
         return (time.perf_counter() - begun) * 1000
 
 
-async def _healthy(command: list[str]) -> float:
-    """Milliseconds until GET health is answered with 200."""
+_HEALTH = b"GET /v1/sandbox/health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+_TOOLS = b"GET /v1/tools HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+
+
+def _call() -> bytes:
+    body = json.dumps({"tool": {"name": CALCULATOR.tool, "args": CALCULATOR.args}}).encode()
+    head = (
+        "POST /v1/sandbox/execute HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def _answering(command: list[str], request: bytes) -> float:
+    """Milliseconds until a request is answered with 200."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     begun = time.perf_counter()
@@ -50,7 +64,7 @@ async def _healthy(command: list[str]) -> float:
     )
     try:
         async with asyncio.timeout(60):
-            while not await _answers(port):  # noqa: ASYNC110  # nothing tells when it listens
+            while not await _answers(port, request):  # noqa: ASYNC110  # nothing tells when it listens
                 await asyncio.sleep(0.002)
         return (time.perf_counter() - begun) * 1000
     finally:
@@ -58,12 +72,12 @@ async def _healthy(command: list[str]) -> float:
         await process.wait()
 
 
-async def _answers(port: int) -> bool:
+async def _answers(port: int, request: bytes) -> bool:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return False
-    writer.write(b"GET /v1/sandbox/health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    writer.write(request)
     line = await reader.readline()
     writer.close()
     return b" 200 " in line
@@ -77,7 +91,15 @@ async def _measure(runs: int) -> Samples:
             takes[f"stdio-start-{name}"] = partial(_first_answer, command, name)
             executor = LocalExecutor(command, runtime=name)
             takes[f"stdio-once-{name}"] = blocking(partial(one_call, executor))
-        takes["http-start"] = partial(_healthy, undo.enter_context(stdio_command(0)))
+        command = undo.enter_context(stdio_command(0, "bubblewrap"))
+        takes["stdio-start-jail-bubblewrap"] = partial(_first_answer, command, "jail")
+        for name, request in (
+            ("http-start", _HEALTH),
+            ("http-start-call", _call()),
+            ("http-start-route", _TOOLS),
+        ):
+            command = undo.enter_context(stdio_command(0))
+            takes[name] = partial(_answering, command, request)
         return await in_turns(takes, runs)
 
 
@@ -98,6 +120,10 @@ STARTUP = Benchmark(
             beside=("python-start",),
         ),
         Row(
+            *("stdio-start-jail-bubblewrap", "ms", "the same, in one that bubblewrap starts"),
+            beside=("python-start",),
+        ),
+        Row(
             *("stdio-once-local", "ms", "a daemon for one call, until it is gone"),
             beside=("python-start",),
         ),
@@ -107,6 +133,14 @@ STARTUP = Benchmark(
         ),
         Row(
             *("http-start", "ms", "a daemon until its health is answered"),
+            beside=("python-start",),
+        ),
+        Row(
+            *("http-start-call", "ms", "a daemon until it has answered `calculator`"),
+            beside=("python-start",),
+        ),
+        Row(
+            *("http-start-route", "ms", "a daemon until one of its other routes has answered"),
             beside=("python-start",),
         ),
     ),

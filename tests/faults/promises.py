@@ -26,11 +26,12 @@ class Promise:
 PROMISES = {
     "FI_01": Promise(
         "daemon killed while a call runs",
-        "the intent was on disk before the call ran; the next start records it as `interrupted`; it is never run again",
+        "the intent was on disk before the call ran; the next start records it as `interrupted`; it is never run again, and its idempotency key tells that state",
         (
             "tests/unit/server/test_broker.py::test_an_allowed_call_is_recorded_before_and_after_it_runs",
+            "tests/unit/server/test_once.py::test_what_runs_when_the_daemon_ends_is_interrupted_for_the_next",
         ),
-        "there are no idempotency keys, so a call that is sent again is another call",
+        "a call without a key that is sent again is another call",
     ),
     "FI_02": Promise(
         "daemon killed while sandboxes run",
@@ -80,7 +81,7 @@ PROMISES = {
     "FI_09": Promise(
         "the clock jumps by a day",
         "no deadline and no lifetime moves; records stay in order",
-        short="a signed URL's expiry is a time of day, and moves with the clock",
+        short="a signed URL's expiry is a time of day, and moves with the clock; so does the day for which an idempotency key is kept",
     ),
     "FI_10": Promise(
         "client goes away before, during or after a call",
@@ -88,7 +89,7 @@ PROMISES = {
         (
             "tests/unit/server/test_broker.py::test_a_caller_that_goes_away_at_any_moment_leaves_one_outcome",
         ),
-        "what a call returned is not kept for who went away",
+        "what a call without an idempotency key returned is not kept for who went away; one with a key goes on",
     ),
     "FI_11": Promise(
         "a thousand calls at once, and more than may wait",

@@ -23,7 +23,9 @@ WAITING = "trap '' TERM; setsid sh -c 'sleep 81.5' & touch started; sleep 81.5"
 
 
 @contextmanager
-def calling(running: RunningDaemon, command: str, **fields: Any) -> Iterator[list[Any]]:
+def calling(
+    running: RunningDaemon, command: str, key: str | None = None, **fields: Any
+) -> Iterator[list[Any]]:
     """A call that runs meanwhile, from the moment that its program does; its answer comes into
     the list, or the way in which the connection broke."""
     answers: list[Any] = []
@@ -31,7 +33,7 @@ def calling(running: RunningDaemon, command: str, **fields: Any) -> Iterator[lis
     def call() -> None:
         try:
             body = {"tool": {"name": "bash", "args": {"command": command}}, **fields}
-            answers.append(running.post("/v1/sandbox/execute", body))
+            answers.append(running.post("/v1/sandbox/execute", body, key=key))
         except OSError as error:
             answers.append(error)
 
@@ -83,6 +85,35 @@ def test_FI_01_FI_02_kill_9_mid_call(tmp_path: Path, runtime: str) -> None:
         each for each in records(tmp_path, "outcome") if each["call_id"] == asked["call_id"]
     ]
     assert (ended["status"], ended["code"]) == ("error", "interrupted")
+
+
+def test_FI_01_a_key_is_interrupted_after_kill_9_and_runs_no_second_time(tmp_path: Path) -> None:
+    body = {"tool": {"name": "bash", "args": {"command": WAITING}}}
+    with Remains(tmp_path) as remains:
+        with daemon(tmp_path) as running:
+            remains.watch(running.process.pid)
+            with calling(running, WAITING, key="once") as answers:
+                until_runs(remains, "sleep 81.5")
+                running.process.send_signal(signal.SIGKILL)
+            assert isinstance(answers[0], OSError)
+        with daemon(tmp_path) as running:
+            for _ in range(2):
+                status, told = running.post("/v1/sandbox/execute", body, key="once")
+                assert (status, told["error"]["code"], told["replayed"]) == (
+                    200,
+                    "interrupted",
+                    True,
+                )
+            status, told = running.post(
+                "/v1/sandbox/execute", body | {"trace": {"run_id": "other"}}, key="once"
+            )
+            assert (status, told["error"]["code"]) == (409, "idempotency_conflict")
+            remains.watch(running.process.pid)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(20) == 0
+        remains.settled(killed=False)
+    (begun,) = records(tmp_path, "intent")
+    assert begun["trace"] == {"idempotency_key": "once"}
 
 
 def test_FI_17_sigterm_lets_calls_finish_and_takes_no_others(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ class ExecuteReply(_Body):
     """How a call ended. `enforced`: the controls that were in force around it.
 
     `result` is what the tool returned; for a tool that runs a program, its stdout.
-    `exit_code` is the program's, 128 + N where signal N ended it.
+    `exit_code` is the program's, 128 + N where signal N ended it. `replayed`: of a call with
+    an idempotency key, that this is the answer to an earlier request.
     """
 
     tool_call_id: str
@@ -78,6 +79,7 @@ class ExecuteReply(_Body):
     usage: Usage
     isolation: Isolation
     enforced: tuple[Control, ...]
+    replayed: bool = False
 
 
 class CreateRequest(_Body):

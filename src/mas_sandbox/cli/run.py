@@ -34,6 +34,13 @@ def run(
         str | None, Parameter(help="A policy as JSON or @FILE, to narrow what is allowed.")
     ] = None,
     sandbox_id: Annotated[str | None, Parameter(help="A named sandbox to run in.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Parameter(
+            help="Run it once: who asks again with the same key within a day, such as after a "
+            "lost connection, gets the same answer."
+        ),
+    ] = None,
     url: Url = None,
     runtime: Annotated[
         str | None, Parameter(help="Start a daemon with this runtime for the call.")
@@ -51,7 +58,13 @@ def run(
     args = arguments(arg, json_args)
     narrowing = None if policy is None else json_object(policy, "--policy")
     with executor(url, runtime, policy_file) as chosen:
-        result = chosen.execute(tool, args, policy=narrowing, sandbox_id=sandbox_id)
+        result = chosen.execute(
+            tool,
+            args,
+            policy=narrowing,
+            sandbox_id=sandbox_id,
+            idempotency_key=idempotency_key,
+        )
     if json:
         show_json(result.model_dump(mode="json"))
     else:

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         FileNotFound,
         GuestLost,
         GuestProtocolError,
+        IdempotencyConflict,
         InternalError,
         Interrupted,
         InvalidRequest,
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         Overloaded,
         PolicyDenied,
         PolicyUnenforceable,
+        ResultNotKept,
         SandboxCrash,
         SandboxError,
         TooLarge,
@@ -127,10 +129,10 @@ _HOME = {
         "errors": (
             "ApprovalRequired BadReply CallError CallTimeout CodeFailed CommandFailed "
             "DaemonLost DaemonUnavailable DirectoryNotEmpty FileError FileExists "
-            "FileForbidden FileNotFound GuestLost GuestProtocolError InternalError "
-            "Interrupted InvalidRequest IsADirectory NoSpace NotADirectory NotFound "
-            "OutOfMemory OutputLimit Overloaded PolicyDenied PolicyUnenforceable SandboxCrash "
-            "SandboxError TooLarge ToolFailed Unauthenticated"
+            "FileForbidden FileNotFound GuestLost GuestProtocolError IdempotencyConflict "
+            "InternalError Interrupted InvalidRequest IsADirectory NoSpace NotADirectory NotFound "
+            "OutOfMemory OutputLimit Overloaded PolicyDenied PolicyUnenforceable ResultNotKept "
+            "SandboxCrash SandboxError TooLarge ToolFailed Unauthenticated"
         ),
         "execution": "Execution",
         "executors": "AsyncSandboxExecutor AsyncToolExecutor SandboxExecutor ToolExecutor",
@@ -197,6 +199,7 @@ __all__ = [
     "Gap",
     "GuestLost",
     "GuestProtocolError",
+    "IdempotencyConflict",
     "InternalError",
     "Interrupted",
     "InvalidRequest",
@@ -217,6 +220,7 @@ __all__ = [
     "Process",
     "ProcessInfo",
     "Processes",
+    "ResultNotKept",
     "Sandbox",
     "SandboxCrash",
     "SandboxError",

@@ -30,7 +30,7 @@ class AsyncClient:
             print((await client.execute("bash", {"command": "echo hello"})).result)
 
     Cancelling the task that waits for a call closes its connection, and the daemon
-    ends the call.
+    ends the call, unless it has an `idempotency_key`.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class AsyncClient:
         Returns failed calls too: `result.ok` tells, `result.raise_for_error()` raises.
         """
         body = http_body(tool, args, options)
-        return await self.connection.ask(Asked("POST", http.EXECUTE, ToolResult, body))
+        key = options.get("idempotency_key")
+        return await self.connection.ask(Asked("POST", http.EXECUTE, ToolResult, body, key))
 
     @asynccontextmanager
     async def sandbox(self, **options: Unpack[lives.SandboxOptions]) -> AsyncIterator[AsyncSandbox]:

@@ -34,12 +34,15 @@ class CallOptions(TypedDict, total=False):
     `policy`: narrows what the daemon and the sandbox already allow, never widens it.
     `tool_call_id`: the model's own id of the call, up to 128 of `A-Za-z0-9._:-`.
     `trace`: `run_id` and `step_id` of the agent's run, copied into the audit log.
+    `idempotency_key`: up to 255 printable ASCII characters, a UUID say: the call runs once, and
+    whoever sends it again with the same key within a day gets the same answer (`replayed`).
     """
 
     sandbox_id: str | None
     policy: Policy | Mapping[str, Any] | None
     tool_call_id: str | None
     trace: Trace | Mapping[str, str] | None
+    idempotency_key: str | None
 
 
 def http_body(tool: str, args: Mapping[str, Any] | None, options: CallOptions) -> Body:
@@ -48,7 +51,9 @@ def http_body(tool: str, args: Mapping[str, Any] | None, options: CallOptions) -
     >>> http_body("calculator", {"expression": "1+1"}, {"sandbox_id": "sb_1"})
     {'tool': {'name': 'calculator', 'args': {'expression': '1+1'}}, 'sandbox_id': 'sb_1'}
     """
-    return {"tool": {"name": tool, "args": dict(args or {})}} | plain(options)
+    extra = plain(options)
+    extra.pop("idempotency_key", None)  # it is a header
+    return {"tool": {"name": tool, "args": dict(args or {})}} | extra
 
 
 def line_body(
@@ -56,8 +61,8 @@ def line_body(
 ) -> Body:
     """One request line of the stdio protocol; `call_id` is what its reply is known by."""
     extra = plain(options)
-    line = {name: extra[name] for name in ("policy", "sandbox_id", "trace") if name in extra}
-    return {"id": call_id, "tool": tool, "args": dict(args or {})} | line
+    extra.pop("tool_call_id", None)  # it is the line's `id`
+    return {"id": call_id, "tool": tool, "args": dict(args or {})} | extra
 
 
 def encode(body: Body) -> bytes:

@@ -60,7 +60,8 @@ class Client:
         Returns failed calls too: `result.ok` tells, `result.raise_for_error()` raises.
         """
         body = http_body(tool, args, options)
-        return self.connection.ask(Asked("POST", http.EXECUTE, ToolResult, body))
+        key = options.get("idempotency_key")
+        return self.connection.ask(Asked("POST", http.EXECUTE, ToolResult, body, key))
 
     def sandbox(self, **options: Unpack[lives.SandboxOptions]) -> Sandbox:
         """Start a sandbox, which the end of a `with` block ends.

@@ -28,6 +28,8 @@
     x Overloaded              too many calls are waiting (`.retry_after`, seconds)
     x Interrupted             cut off; the call may or may not have had effects
       · DaemonLost            the daemon, or the connection to it, ended under the call
+    x IdempotencyConflict     the idempotency key came with another request before
+    x ResultNotKept           the call of this key ran once; its result was not kept
     x InternalError           a fault in the daemon itself
       · DaemonUnavailable     no daemon could be reached or started; the call did not run
       · BadReply              what answered does not speak this API
@@ -203,6 +205,16 @@ class Interrupted(CallError):
 
 class DaemonLost(Interrupted):
     """The daemon, or the connection to it, ended under the call."""
+
+
+class IdempotencyConflict(CallError):
+    """The call did not run."""
+
+    error_code = ErrorCode.IDEMPOTENCY_CONFLICT
+
+
+class ResultNotKept(CallError):
+    error_code = ErrorCode.RESULT_NOT_KEPT
 
 
 class InternalError(CallError):

@@ -33,6 +33,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRY_WAIT_S = 30.0
+MAX_KEY = 255
 
 EXECUTE = "/v1/sandbox/execute"
 HEALTH = "/v1/sandbox/health"
@@ -83,7 +84,22 @@ def outgoing(asked: Asked[Any], timeout: httpx2.Timeout) -> Outgoing:
         case bytes() as content:
             return Outgoing(asked.method, asked.path, timeout, content, BYTES_BODY)
         case body:
-            return Outgoing(asked.method, asked.path, timeout, encode(body), JSON_BODY)
+            headers = JSON_BODY if asked.key is None else JSON_BODY | key_header(asked.key)
+            return Outgoing(asked.method, asked.path, timeout, encode(body), headers)
+
+
+def key_header(key: str) -> dict[str, str]:
+    """A string as RFC 9651 has it; raises InvalidRequest.
+
+    >>> key_header('say "hi"')
+    {'idempotency-key': '"say \\\\"hi\\\\""'}
+    """
+    if not 1 <= len(key) <= MAX_KEY or not (key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"idempotency_key: pass 1 to {MAX_KEY} printable ASCII characters, such as a UUID"
+        )
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return {"idempotency-key": f'"{escaped}"'}
 
 
 def listening(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mas_sandbox.runtimes.outcome import CallOutcome
     from mas_sandbox.tools.manifest import ToolSpec
 
+    from .once import Once
     from .registry.record import Record
     from .registry.store import Store
     from .sandboxes import NamedSandbox
@@ -83,6 +84,8 @@ class Broker:
         self.draining = False
         self._planner = planner
         self._audit = audit
+        self._store = store
+        self._once: Once | None = None
         audit.on_failure = self.interrupt  # what cannot be recorded must not go on
         self._calls: set[asyncio.Task[ToolReply]] = set()
 
@@ -90,6 +93,16 @@ class Broker:
     def runtime(self) -> Runtime:
         """Where a call goes that asks for nothing stronger."""
         return self.walls.default.pool.runtime
+
+    @property
+    def once(self) -> Once:
+        """What is asked with a key; behind an import that what comes without one need not pay
+        for."""
+        if self._once is None:
+            from .once import Once
+
+            self._once = Once(self._store)
+        return self._once
 
     async def execute(self, caller: Caller, request: ToolRequest) -> ToolReply:
         """Carry one call to its end, which the reply tells whatever it was.
@@ -230,6 +243,8 @@ class Broker:
         try:
             await self.drain(0)
         finally:
+            if self._once is not None:
+                await self._once.close()
             await self.sandboxes.close()
             await self.walls.close()
             await self._audit.close()
@@ -295,6 +310,7 @@ class Broker:
                 raise asyncio.CancelledError
             async with self._sandbox(call_id, caller, plan, named) as sandbox:
                 enforced = _in_force(sandbox, plan)
+                request.begins()
                 outcome = await sandbox.run(plan.call)
             return self._answered(call_id, request, wall, outcome, enforced)
         except SandboxError as error:
@@ -430,6 +446,7 @@ def _trace(request: ToolRequest) -> dict[str, str]:
         "tool_call_id": request.tool_call_id or "",
         "run_id": request.run_id,
         "step_id": request.step_id,
+        "idempotency_key": request.idempotency_key,
     }
     return {name: value for name, value in named.items() if value}
 

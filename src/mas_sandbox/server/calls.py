@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,15 @@ class Caller:
     policy: Policy | None = None
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
     """What a caller asks for. `tool_call_id`, `run_id` and `step_id` are the caller's own
-    names for it: they are echoed and recorded, never trusted to be unique."""
+    names for it: they are echoed and recorded, never trusted to be unique. `begins` is
+    called right before it runs, and never for a call that does not."""
 
     tool: str
     args: Mapping[str, Any]
@@ -35,6 +40,8 @@ class ToolRequest:
     tool_call_id: str | None = None
     run_id: str = ""
     step_id: str = ""
+    idempotency_key: str = ""
+    begins: Callable[[], None] = _nothing
 
 
 NO_PROGRAM = 1
@@ -82,4 +89,5 @@ class ToolReply:
             },
             "isolation": str(self.isolation),
             "enforced": [str(control) for control in self.enforced],
+            "replayed": False,
         }

@@ -1,7 +1,7 @@
 """The front door on standard input and output: one JSON document a line.
 
 In:  {"id": ..., "tool": "name", "args": {...}, "policy": {...}, "sandbox_id": "...",
-      "trace": {"run_id": "...", "step_id": "..."}}
+      "trace": {"run_id": "...", "step_id": "..."}, "idempotency_key": "..."}
 Out: {"id": ..., "result": ..., "error": null or {"code", "message"}, "exit_code",
       "duration": seconds, "stderr", "isolation", "enforced", "usage", "status", ...}
 
@@ -37,7 +37,7 @@ MAX_LINE = strict_json.MAX_BYTES
 MAX_PENDING = 4096
 """Lines taken in and not answered yet; beyond, standard input is left unread."""
 _READ = 256 * 1024
-_FIELDS = frozenset({"id", "tool", "args", "policy", "sandbox_id", "trace"})
+_FIELDS = frozenset({"id", "tool", "args", "policy", "sandbox_id", "trace", "idempotency_key"})
 
 
 class LineSplitter:
@@ -147,19 +147,29 @@ class StdioDoor:
         try:
             fields = _parse(line)
             name = fields.get("id")
-            reply = await self._broker.execute(self._caller, _request(fields))
+            answer = await self._answer(fields)
         except SandboxError as error:
-            reply = self._refusal(error.code, error.message)
+            answer = self._refusal(error.code, error.message)
         except Exception:
             log.exception("a fault in the daemon")
-            reply = self._refusal(ErrorCode.INTERNAL, "a fault in the daemon; its log tells more")
+            answer = self._refusal(ErrorCode.INTERNAL, "a fault in the daemon; its log tells more")
         duration = round(time.monotonic() - began, 6)
-        await self._answers.write({"id": name} | reply.as_json() | {"duration": duration})
+        await self._answers.write({"id": name} | answer | {"duration": duration})
 
-    def _refusal(self, code: ErrorCode, message: str) -> ToolReply:
+    async def _answer(self, fields: dict[str, Any]) -> dict[str, Any]:
+        request, key = _request(fields), fields.get("idempotency_key")
+        if key is None:
+            return (await self._broker.execute(self._caller, request)).as_json()
+        from .once import EXECUTE, Keyed, execute_once
+
+        keyed = Keyed.of(key, EXECUTE, _http_body(fields))
+        answer = (await execute_once(self._broker, self._caller, request, keyed)).body
+        return {name: value for name, value in answer.items() if name != "tool_call_id"}
+
+    def _refusal(self, code: ErrorCode, message: str) -> dict[str, Any]:
         """The answer to a line that never became a call."""
         isolation = self._broker.runtime.isolation
-        return ToolReply("", isolation, code, message, exit_code=NO_PROGRAM)
+        return ToolReply("", isolation, code, message, exit_code=NO_PROGRAM).as_json()
 
 
 async def _chunks(source: int) -> AsyncIterator[bytes]:
@@ -224,6 +234,9 @@ def _request(fields: dict[str, Any]) -> ToolRequest:
         raise _bad("args is an object: argument name -> value")
     if sandbox_id is not None and not isinstance(sandbox_id, str):
         raise _bad("sandbox_id is a string, as create gave it")
+    if not isinstance(fields.get("idempotency_key", ""), str | None):
+        raise _bad("idempotency_key is a string")
+    trace = _trace(fields.get("trace"))
     name = fields.get("id")
     return ToolRequest(
         tool=tool,
@@ -231,8 +244,16 @@ def _request(fields: dict[str, Any]) -> ToolRequest:
         policy=_policy(fields.get("policy")),
         sandbox_id=sandbox_id,
         tool_call_id=str(name)[:128] if isinstance(name, str | int) else None,
-        **_trace(fields.get("trace")),
+        run_id=trace.get("run_id", ""),
+        step_id=trace.get("step_id", ""),
     )
+
+
+def _http_body(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same request over HTTP, where its `id` would not be known."""
+    body = {"tool": {"name": fields["tool"], "args": fields.get("args", {})}}
+    names = ("policy", "sandbox_id", "trace")
+    return body | {name: fields[name] for name in names if fields.get(name) is not None}
 
 
 def _trace(value: Any) -> dict[str, str]:

@@ -22,6 +22,8 @@ class ErrorCode(StrEnum):
     GUEST_PROTOCOL_ERROR = "guest_protocol_error"
     OVERLOADED = "overloaded"
     INTERRUPTED = "interrupted"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    RESULT_NOT_KEPT = "result_not_kept"
     INTERNAL = "internal"
 
 
@@ -40,6 +42,8 @@ MEANING: dict[ErrorCode, str] = {
     ErrorCode.GUEST_PROTOCOL_ERROR: "the toolrunner broke the channel protocol; it was ended",
     ErrorCode.OVERLOADED: "too many calls are waiting; try again later",
     ErrorCode.INTERRUPTED: "the call was cut off; it may or may not have had effects",
+    ErrorCode.IDEMPOTENCY_CONFLICT: "the idempotency key is another request's already",
+    ErrorCode.RESULT_NOT_KEPT: "the call of this idempotency key ran once; its result was not kept",
     ErrorCode.INTERNAL: "a fault in the daemon itself",
 }
 

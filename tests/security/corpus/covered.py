@@ -95,6 +95,11 @@ COVERED: dict[str, tuple[str, ...]] = {
         f"{_UNIT}/server/test_sandboxes.py::test_someone_elses_sandbox_is_as_absent_as_none",
         f"{_UNIT}/server/test_sandboxes.py::test_names_cannot_be_guessed",
     ),
+    "AP_07": (
+        "tests/conformance/test_idempotency.py"
+        "::test_AP_07_one_key_is_one_execution_whoever_replays_it_and_when",
+        f"{_UNIT}/server/test_once.py::test_many_at_once_run_once_and_get_one_answer",
+    ),
     "AP_08": (
         f"{_HOSTILE}::test_control_characters_stay_in_one_record",
         f"{_LOG}::test_no_value_can_forge_or_split_a_record",

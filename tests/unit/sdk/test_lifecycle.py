@@ -10,9 +10,19 @@ import pytest
 
 from doubles.http_door import Door, http_door
 from mas_sandbox.api.sandboxes import SandboxList
-from mas_sandbox.sdk import AsyncClient, Client, InvalidRequest, NotFound
+from mas_sandbox.sdk import (
+    AsyncClient,
+    AsyncSandboxExecutor,
+    Client,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    SandboxExecutor,
+)
 from mas_sandbox.sdk.asked import Asked, lives
 from mas_sandbox.server.http import sandboxes as routes
+
+SUM = {"expression": "1"}
 
 
 @pytest.fixture
@@ -51,6 +61,30 @@ def test_the_async_client_does_the_same(door: Door) -> None:
             assert (await client.sandbox_info(one.sandbox_id)).state == "running"
 
     asyncio.run(main())
+
+
+def test_with_a_key_both_clients_get_one_answer_and_one_sandbox(door: Door) -> None:
+    key = 'say "once" \\'
+
+    async def main() -> None:
+        async with AsyncSandboxExecutor(AsyncClient(door.url)) as executor:
+            again = await executor.execute("calculator", SUM, idempotency_key=key)
+            assert (again.replayed, again.result) == (True, SUM)
+            with pytest.raises(IdempotencyConflict):
+                await executor.execute("calculator", idempotency_key=key)
+            assert (await executor.client.open_sandbox(idempotency_key="made")) == made
+
+    with SandboxExecutor(Client(door.url)) as executor:
+        first = executor.execute("calculator", SUM, idempotency_key=key)
+        assert (first.replayed, first.result) == (False, SUM)
+        with pytest.raises(IdempotencyConflict):
+            executor.execute("calculator", idempotency_key=key)
+        made = executor.client.open_sandbox(idempotency_key="made")
+        with pytest.raises(InvalidRequest, match="printable ASCII"):
+            executor.execute("calculator", SUM, idempotency_key="x" * 256)
+    asyncio.run(main())
+    (begun,) = door.bench.records("intent")
+    assert begun["trace"] == {"idempotency_key": key}
 
 
 def test_listing_goes_on_to_the_last_page(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,12 @@ def _leaves_nothing() -> Iterator[None]:
 def test_a_call_goes_out_and_its_answer_comes_back(keep_alive: bool) -> None:
     with LocalExecutor(COMMAND, keep_alive=keep_alive) as executor:
         result = executor.execute(
-            "echo", {"n": 1}, tool_call_id="c1", policy={"mem_mb": 64}, sandbox_id="sb_1"
+            "echo",
+            {"n": 1},
+            tool_call_id="c1",
+            policy={"mem_mb": 64},
+            sandbox_id="sb_1",
+            idempotency_key="k",
         )
     assert result.result == {
         "id": "c1",
@@ -68,6 +73,7 @@ def test_a_call_goes_out_and_its_answer_comes_back(keep_alive: bool) -> None:
         "args": {"n": 1},
         "policy": {"mem_mb": 64},
         "sandbox_id": "sb_1",
+        "idempotency_key": "k",
     }
     assert (result.tool_call_id, result.usage.wall_ms) == ("c1", 250.0)
     assert [str(control) for control in result.enforced] == ["timeout"]

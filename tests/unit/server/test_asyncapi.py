@@ -12,14 +12,10 @@ import jsonschema_rs
 import pytest
 from fastapi import FastAPI
 
-from doubles.brokers import bench
 from doubles.http_door import http_door
-from mas_sandbox.policy.default import DEFAULT_POLICY
-from mas_sandbox.server.auth import Authenticator
-from mas_sandbox.server.http.app import build_app
+from mas_sandbox.server.http.all_routes import build_api
 from mas_sandbox.server.http.asyncapi import CHANNELS, described
 from mas_sandbox.server.http.problems import FILE_STATUS, STATUS
-from mas_sandbox.server.listen import HostNames
 from published import check, messages_of, schema_of
 
 pytestmark = pytest.mark.anyio
@@ -29,17 +25,14 @@ OWN = {408, 409, 413, 415}
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> FastAPI:
-    async with bench(tmp_path) as made:
-        return build_app(made.broker, Authenticator(DEFAULT_POLICY, None, "t" * 16), HostNames(()))
+def app() -> FastAPI:
+    return build_api()
 
 
 def routes(app: Any) -> Iterator[tuple[str, str]]:
     """(method, path) of all that the application serves, `WS` of a WebSocket."""
     for route in app.routes:
-        if (inner := getattr(route, "original_router", None)) is not None:
-            yield from routes(inner)
-        elif hasattr(route, "path"):
+        if hasattr(route, "path"):
             for method in getattr(route, "methods", None) or ["WS"]:
                 yield method, route.path
 

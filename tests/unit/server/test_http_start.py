@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from doubles.http_door import http_door
 from doubles.live_runtime import LiveRuntime
-from mas_sandbox.server.http import code, files, ports, processes, routes, sandboxes
+from mas_sandbox.server.http import code, execute, files, ports, processes, routes, sandboxes
 from mas_sandbox.server.http.at_once import AtOnce
 from mas_sandbox.server.http.stack import BoundedBody
 
@@ -102,14 +102,14 @@ def test_a_call_is_answered_as_the_long_way_does(
 
 def test_shortcuts_lie_behind_every_layer(tmp_path: Path) -> None:
     with http_door(tmp_path) as door:
-        assert [layer.cls for layer in door.app.user_middleware][-2:] == [BoundedBody, AtOnce]
+        assert [layer.cls for layer in door.app.layers][-2:] == [BoundedBody, AtOnce]
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/sandbox/execute", "/v1/sandboxes/sb_1/processes"], ids=["call", "process"]
 )
 def test_no_request_to_a_shortcut_reaches_a_route(path: str) -> None:
-    app = AtOnce(_unreached, (routes.execute_at_once, processes.start_at_once), _said)
+    app = AtOnce(_unreached, (execute.execute_at_once, processes.start_at_once), _said)
     sent: list[Message] = []
 
     async def receive() -> Message:

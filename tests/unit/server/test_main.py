@@ -117,6 +117,7 @@ def test_lines_need_nothing_of_the_web(given: bytes, tmp_path: Path) -> None:
         "from mas_sandbox.server.main import main\n"
         "def look():\n"
         "    heavy = {'fastapi', 'starlette', 'uvicorn', 'httpx2', 'yaml', 'anyio', 'pydantic'}\n"
+        "    heavy |= {'ssl'}\n"
         "    sys.stderr.write('imported: ' + ' '.join(sorted(heavy & set(sys.modules))))\n"
         "atexit.register(look)\n"
         "main(['-runtime', 'local'])\n"

@@ -69,7 +69,7 @@ def test_an_answer_has_every_field_of_the_protocol(tmp_path: Path) -> None:
     assert isinstance(answer["duration"], float)
     assert answer.keys() == {
         *("id", "status", "result", "error", "exit_code", "stderr", "truncated"),
-        *("usage", "isolation", "enforced", "duration"),
+        *("usage", "isolation", "enforced", "duration", "replayed"),
     }
 
 
@@ -160,6 +160,32 @@ def test_a_trace_is_recorded_and_a_malformed_one_refused(tmp_path: Path) -> None
     assert bad["error"]["code"] == "invalid_request"
     log = next(tmp_path.glob("**/audit.jsonl")).read_text()
     assert '"run_id":"run-17"' in log
+
+
+def test_a_key_is_done_once_whatever_its_id_and_goes_with_one_request(tmp_path: Path) -> None:
+    lines = [call(n, idempotency_key="k", trace={"run_id": "r"}) for n in range(3)]
+    lines += [call(3, "2", idempotency_key="k"), call(4, idempotency_key="k")]
+    found = sorted(answers(tmp_path, b"".join(lines)), key=lambda each: int(each["id"]))
+    assert [each["result"] for each in found[:3]] == [{"expression": "1"}] * 3
+    assert sorted(each["replayed"] for each in found[:3]) == [False, True, True]
+    assert {each["error"]["code"] for each in found[3:]} == {"idempotency_conflict"}
+    intents = [
+        record
+        for record in map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+        if record["kind"] == "intent"
+    ]
+    assert [each["trace"]["idempotency_key"] for each in intents] == ["k"]
+
+
+@pytest.mark.parametrize("key", [7, "", "x" * 256, "é", "a\nb"])
+def test_what_is_no_key_is_refused(tmp_path: Path, key: Any) -> None:
+    (answer,) = answers(tmp_path, call(1, idempotency_key=key))
+    assert answer["error"]["code"] == "invalid_request"
+
+
+def test_without_a_key_nothing_is_kept(tmp_path: Path) -> None:
+    answers(tmp_path, call(1))
+    assert not list(tmp_path.glob("answers.db*"))
 
 
 def test_calls_may_come_from_a_file(tmp_path: Path) -> None:

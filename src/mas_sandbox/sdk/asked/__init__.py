@@ -20,12 +20,14 @@ SANDBOXES = "/v1/sandboxes"
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[Reply]):
-    """A request whose answer is a `reply`. `body`: JSON, or bytes as they are."""
+    """A request whose answer is a `reply`. `body`: JSON, or bytes as they are; `key`: under
+    which it is done once."""
 
     method: str
     path: str
     reply: type[Reply]
     body: Body | bytes | None = None
+    key: str | None = None
 
 
 def sandbox_path(sandbox_id: str, action: str = "") -> str:

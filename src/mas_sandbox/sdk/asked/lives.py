@@ -24,7 +24,8 @@ class SandboxOptions(TypedDict, total=False):
     least; `image`: what a microvm is made from, `current` or a digest; `policy`: narrows the
     caller's; `env`: variables of every call; `metadata`: what to find it by; `timeout_s`: how
     long it may live; `idle_timeout_s`: how long it may be left unused; `on_timeout`: `kill` or
-    `pause`, what becomes of it when either is over.
+    `pause`, what becomes of it when either is over; `idempotency_key`: whoever asks again with
+    the same key within a day is told of the same sandbox, and none is started.
     """
 
     runtime: str | None
@@ -36,6 +37,7 @@ class SandboxOptions(TypedDict, total=False):
     timeout_s: int | None
     idle_timeout_s: int | None
     on_timeout: OnTimeout | None
+    idempotency_key: str | None
 
 
 def opened(options: SandboxOptions) -> Asked[SandboxInfo]:
@@ -47,7 +49,8 @@ def opened(options: SandboxOptions) -> Asked[SandboxInfo]:
         name: dict(value) if isinstance(value, Mapping) else value
         for name, value in plain(options).items()
     }
-    return Asked("POST", SANDBOXES, SandboxInfo, body)
+    key = body.pop("idempotency_key", None)  # it is a header
+    return Asked("POST", SANDBOXES, SandboxInfo, body, key)
 
 
 def about(sandbox_id: str) -> Asked[SandboxInfo]:

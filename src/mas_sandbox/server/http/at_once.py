@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -15,19 +14,25 @@ from mas_sandbox.wire.errors import SandboxError
 
 from .strict import StrictRequest
 
-FORESEEN = (SandboxError, RequestValidationError, HTTPException)
+FORESEEN = (SandboxError, HTTPException)
 """What a route raises so that it is answered in its words."""
 
 
 class Shortcut:
-    """POST to `path` without a query. What has one goes to the route of the same path that
-    FastAPI keeps, which is also the one that the OpenAPI page shows.
+    """A request to `path` without a query. What has one goes to the route of the same path
+    that FastAPI keeps, which is also the one that the OpenAPI page shows.
 
     `answer` may raise what is `FORESEEN`.
     """
 
-    def __init__(self, path: str, answer: Callable[[StrictRequest], Awaitable[Response]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        answer: Callable[[StrictRequest], Awaitable[Response]],
+        method: str = "POST",
+    ) -> None:
         self.path = compile_path(path)[0]
+        self.method = method
         self.answer = answer
 
 
@@ -46,9 +51,11 @@ class AtOnce:
         self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and not scope["query_string"]:
+        if scope["type"] == "http" and not scope["query_string"]:
             for shortcut in self._shortcuts:
-                if match := shortcut.path.match(scope["path"]):
+                if scope["method"] == shortcut.method and (
+                    match := shortcut.path.match(scope["path"])
+                ):
                     scope["path_params"] = match.groupdict()
                     response = await self._answered(shortcut, StrictRequest(scope, receive))
                     await response(scope, receive, send)

@@ -27,10 +27,11 @@ from ..live.code_context import Context, NewContext
 from ..live.code_run import Run, Wanted
 from ..live.code_whole import whole
 from ..live.events import error_fields
-from .routes import CLIENT_GONE, PROBLEMS, TheCaller, bearer, while_connected
+from .execute import CLIENT_GONE, while_connected
+from .routes import PROBLEMS, TheCaller, bearer
 from .sockets import FIRST_MESSAGE_S, caller_of, converse, deny, next_message, parsed, refuse
 from .streaming import NDJSON, SSE, event_stream, wants_events
-from .strict import StrictRoute
+from .strict_route import StrictRoute
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/code",

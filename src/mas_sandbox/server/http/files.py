@@ -25,25 +25,23 @@ from mas_sandbox.api.live import (
     WrittenFile,
     WrittenFiles,
 )
-from mas_sandbox.api.models import ErrorBody, Problem
+from mas_sandbox.api.models import ErrorBody
 
 from ..calls import Caller
 from ..live.failure import FileError
 from ..live.files import Files
 from ..live.signing import Signer
+from .openapi import problem_response
 from .ranges import Unsatisfiable, part
 from .reading import body_pieces, one_piece
 from .routes import PROBLEMS, TheBroker, TheCaller, bearer
 from .streaming import NDJSON, SSE, Streamed, event_stream
-from .strict import StrictRoute
+from .strict_route import StrictRoute
 
 _FILE_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    409: {"model": Problem, "description": "exists, not_empty, or the sandbox is paused"},
-    422: {
-        "model": Problem,
-        "description": "is_a_directory, not_a_directory, or a control that cannot be held",
-    },
-    507: {"model": Problem, "description": "no_space"},
+    409: problem_response("exists, not_empty, or the sandbox is paused"),
+    422: problem_response("is_a_directory, not_a_directory, or a control that cannot be held"),
+    507: problem_response("no_space"),
 }
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/files",

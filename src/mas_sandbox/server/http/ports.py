@@ -13,7 +13,7 @@ from ..live.ports import Ports, refuse_way_out
 from ..live.signing import Signer
 from .ports_visit import TOKEN, scheme_of
 from .routes import PROBLEMS, TheBroker, TheCaller, bearer
-from .strict import StrictRoute
+from .strict_route import StrictRoute
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/ports",

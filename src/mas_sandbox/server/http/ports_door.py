@@ -1,5 +1,9 @@
 """The door to servers inside sandboxes: below a path of the daemon's, or by a host name of
-their own. It is before every other: what comes in here never reaches the API."""
+their own. It is before every other: what comes in here never reaches the API.
+
+What speaks to those servers is imported for the first who comes for one (`all_routes` does it
+before, as a rule): parsers of their own are no part of the daemon's start.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,7 @@ from ..auth import Authenticator
 from ..listen import HostNames
 from ..live.ports import Ports
 from ..live.signing import Signer
-from .ports_exchange import exchange
 from .ports_headers import port_cookie
-from .ports_socket import converse
 from .ports_visit import By, Entrance, Refusal, Visit, target_of
 from .problems import problem
 from .uploads import Paced
@@ -55,10 +57,13 @@ class PortDoor:
             await (Paced(answer) if scope["type"] == "http" else answer)(scope, receive, send)
             return
         if scope["type"] == "websocket":
+            from .ports_socket import converse
+
             await converse(self._ports, visit, scope, receive, send)
         elif (elsewhere := _elsewhere(visit, scope)) is not None:
             await Paced(elsewhere)(scope, receive, send)
         else:
+            from .ports_exchange import exchange
 
             async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:
                 await exchange(self._ports, visit, scope, receive, send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mas_sandbox.wire import strict_json
@@ -28,6 +29,8 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.GUEST_PROTOCOL_ERROR: 503,
     ErrorCode.OVERLOADED: 429,
     ErrorCode.INTERRUPTED: 503,
+    ErrorCode.IDEMPOTENCY_CONFLICT: 409,
+    ErrorCode.RESULT_NOT_KEPT: 410,
     ErrorCode.INTERNAL: 503,
 }
 """For an error that a route raises; a call's own failure is inside a 200."""
@@ -89,3 +92,19 @@ def problem_of(error: SandboxError) -> JsonReply:
     if isinstance(error, Overloaded):
         headers = {"retry-after": str(error.retry_after)}
     return problem(status, error.code, error.message, headers)
+
+
+def refusal(error: Exception) -> JsonReply:
+    """The answer to what a route raises so that it is answered in its words."""
+    if isinstance(error, SandboxError):
+        return problem_of(error)
+    assert isinstance(error, HTTPException)
+    code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID_REQUEST
+    match error.status_code:
+        case 404:
+            message = "there is nothing here; GET /docs lists the endpoints"
+        case 405:
+            message = "this endpoint takes another method; GET /docs lists them"
+        case _:
+            message = error.detail
+    return problem(error.status_code, code, message, dict(error.headers or {}))

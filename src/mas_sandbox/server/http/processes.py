@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Annotated, Any
 
@@ -24,16 +25,24 @@ from mas_sandbox.api.live import (
 from mas_sandbox.api.models import ErrorBody
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
+from ..broker import Broker
 from ..live.events import error_fields
 from ..live.process import LiveProcess, Reader, Wanted
 from ..live.processes import Processes
+from . import keys
 from .at_once import Shortcut
+from .execute import made, while_connected
 from .reading import body_pieces, json_body
-from .routes import PROBLEMS, TheCaller, bearer, caller_of, while_connected
+from .routes import PROBLEMS, TheCaller, bearer, caller_of
 from .streaming import NDJSON, SSE, event_stream, wants_events
-from .strict import StrictRequest, StrictRoute
+from .strict import StrictRequest
+from .strict_route import StrictRoute
 
 KILL_TIMEOUT_S = 10.0
+_KEPT_IS_THE_START = (
+    "Idempotency-Key: of a process the answer to its start is kept; leave out `wait`, accept "
+    "application/json, and ask for its end or its events by its pid"
+)
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/processes",
@@ -66,7 +75,7 @@ _STARTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", responses=_STARTED)
+@router.post("", responses=_STARTED, openapi_extra=keys.TAKES_KEY)
 async def start(
     sandbox_id: str,
     body: StartProcess,
@@ -77,8 +86,21 @@ async def start(
 ) -> Response:
     """Start a process. It outlives this request, never the sandbox. Answers at once, or
     with `wait` when it has ended; or with all its events, where the client accepts a stream
-    of them: then `on_disconnect` says what becomes of it when the client goes away."""
+    of them: then `on_disconnect` says what becomes of it when the client goes away. With an
+    Idempotency-Key it answers at once."""
     attached = wants_events(request)
+    if keys.NAME in request.headers:
+        if attached or wait:
+            raise SandboxError(ErrorCode.INVALID_REQUEST, _KEPT_IS_THE_START)
+
+        async def work(begin: Callable[[], None]) -> dict[str, Any]:
+            started, _ = await processes.start(
+                caller, sandbox_id, wanted(body), attached=False, begun=begin
+            )
+            return described(started).model_dump(mode="json")
+
+        broker: Broker = request.app.state.broker
+        return await made(request, broker, caller, f"processes of {sandbox_id}", work)
     process, reader = await processes.start(caller, sandbox_id, wanted(body), attached=attached)
     if attached:
         return event_stream(request, reader, attachment(reader, body.on_disconnect))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
+
+from .strict import explain
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,13 +28,13 @@ async def body_pieces(request: Request) -> AsyncIterator[bytes]:
 
 
 async def json_body(request: Request, model: type[Model]) -> Model:
-    """Raises RequestValidationError, as a route whose body is declared does."""
+    """Raises SandboxError `invalid_request`, in the words of a route whose body is declared."""
     value = await request.json()
     try:
         return model.model_validate(value)
     except ValidationError as error:
         located = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-        raise RequestValidationError(located) from error
+        raise SandboxError(ErrorCode.INVALID_REQUEST, explain(located)) from error
 
 
 async def one_piece(content: bytes) -> AsyncIterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,9 +24,11 @@ from mas_sandbox.wire.errors import ErrorCode, SandboxError
 
 from ..registry import record as records
 from ..registry.terms import OnTimeout, Terms
+from .execute import made
+from .keys import TAKES_KEY
 from .problems import JsonReply
-from .routes import CLIENT_GONE, PROBLEMS, TheBroker, TheCaller, bearer, while_connected
-from .strict import StrictRoute
+from .routes import PROBLEMS, TheBroker, TheCaller, bearer
+from .strict_route import StrictRoute
 
 _METADATA = "metadata."
 _DEFAULT_STATES: tuple[State, ...] = ("running", "paused", "interrupted")
@@ -40,7 +42,7 @@ router = APIRouter(
 )
 
 
-@router.post("", response_model=SandboxInfo)
+@router.post("", response_model=SandboxInfo, openapi_extra=TAKES_KEY)
 async def create(
     body: SandboxRequest, request: Request, broker: TheBroker, caller: TheCaller
 ) -> Response:
@@ -54,10 +56,13 @@ async def create(
         runtime=body.runtime,
         image=body.image,
     )
-    named = await while_connected(request, broker.open_sandbox(caller, _policy(body), terms))
-    if named is None:
-        return Response(status_code=CLIENT_GONE)
-    return _reply(await broker.sandboxes.about(caller.name, named.id))
+
+    async def work(begun: Callable[[], None]) -> dict[str, Any]:
+        named = await broker.open_sandbox(caller, _policy(body), terms)
+        begun()
+        return _info(await broker.sandboxes.about(caller.name, named.id))
+
+    return await made(request, broker, caller, "sandboxes", work)
 
 
 @router.get("", response_model=SandboxList)

@@ -12,10 +12,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from ..assembly import Daemon
@@ -25,12 +25,15 @@ from ..layers import base_policy
 from ..listen import BACKLOG, HostNames, bind, parse_address
 from ..main import warn_of_no_walls
 from ..settings import Settings
-from .app import build_app
+from .app import Door, build_app
 from .protocol import BoundedProtocol
 
 KEEP_ALIVE_S = 15
 MAX_MESSAGE = 256 * 1024
 """Bytes of one WebSocket message."""
+_GIVE_WAY_S = 0.0005
+"""For how long a thread goes on that another waits for, in seconds; CPython's own is ten times
+that, and a request waits several times."""
 LAST_WORDS_S = 2
 """How long written answers may take to leave, once every call has ended."""
 _HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
@@ -67,7 +70,7 @@ def build_server(app: ASGIApp) -> Server:
         uvicorn.Config(
             app,
             http=BoundedProtocol,
-            ws="websockets-sansio",
+            ws=cast("type[asyncio.Protocol]", _websocket),  # it is called, and nothing else
             ws_max_size=MAX_MESSAGE,
             ws_per_message_deflate=False,  # a message is as large as it says
             loop="none",
@@ -84,6 +87,13 @@ def build_server(app: ASGIApp) -> Server:
     )
 
 
+def _websocket(**given: Any) -> asyncio.Protocol:
+    """uvicorn's `websockets-sansio`, which is imported for the first who asks for it."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    return WebSocketsSansIOProtocol(**given)
+
+
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: a signal first drains the broker."""
 
@@ -93,7 +103,7 @@ class Server(uvicorn.Server):
 
 
 async def _until_signalled(
-    app: FastAPI,
+    app: Door,
     server: Server,
     daemon: Daemon,
     listener: socket.socket,
@@ -117,6 +127,8 @@ async def _until_signalled(
         loop.add_signal_handler(number, on_signal)
     ready()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    building = asyncio.create_task(_build_routes(app))
+    building.add_done_callback(partial(_end_without_routes, server))
     stopping = asyncio.create_task(signalled.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     if signalled.is_set():
@@ -126,6 +138,26 @@ async def _until_signalled(
         server.should_exit = True
     stopping.cancel()
     await serving
+    await building
+
+
+async def _build_routes(app: Door) -> None:
+    """While the first requests are answered, for which the thread that builds gives way."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_GIVE_WAY_S)
+    gc.disable()
+    try:
+        await app.routes.built()
+    finally:
+        gc.freeze()
+        gc.enable()
+        sys.setswitchinterval(usual)
+
+
+def _end_without_routes(server: Server, building: asyncio.Task[None]) -> None:
+    """A daemon without most of its routes is none; `_until_signalled` raises why."""
+    if building.cancelled() or building.exception() is not None:
+        server.should_exit = True
 
 
 async def _last_words(streams: set[asyncio.Task[None]]) -> None:

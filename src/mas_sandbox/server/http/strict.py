@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 
 from mas_sandbox.policy.model import problem_text
 from mas_sandbox.wire import strict_json
@@ -35,21 +32,8 @@ def _check_width(value: Any) -> None:
             raise HTTPException(400, f"{len(each)} fields where {MAX_FIELDS} are too many")
 
 
-class StrictRoute(APIRoute):
-    """A FastAPI route whose request parses strictly."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
-
-        return strictly
-
-
-def explain(error: RequestValidationError) -> str:
-    """The first few problems: `policy.mem_mb: what is wrong`."""
-    problems = error.errors()
+def explain(problems: Sequence[Mapping[str, Any]]) -> str:
+    """The first few of a validation's problems: `policy.mem_mb: what is wrong`."""
     texts = [
         f"{'.'.join(map(str, each['loc'][1:])) or 'the body'}: {problem_text(each['msg'])}"
         for each in problems[:MAX_PROBLEMS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,10 @@ class Table:
                 each.trim(0)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Processes:
     """Whoever owns a sandbox owns its processes; someone else's are not found."""
 
@@ -119,11 +124,17 @@ class Processes:
         self._tables: dict[str, Table] = {}
 
     async def start(
-        self, caller: Caller, sandbox_id: str, wanted: Wanted, *, attached: bool
+        self,
+        caller: Caller,
+        sandbox_id: str,
+        wanted: Wanted,
+        *,
+        attached: bool,
+        begun: Callable[[], None] = _nothing,
     ) -> tuple[LiveProcess, Reader]:
         """A process that runs, and a reader of all its output, closed where not `attached`.
         That it runs is on record before this returns; where it is `attached`, before its
-        exit is told.
+        exit is told. `begun` is called once it runs.
 
         Raises SandboxError: what the policy says of the tool `process`; `not_found` or
         `tool_failed` for a program that cannot be started; `overloaded`.
@@ -136,6 +147,7 @@ class Processes:
                     self._broker.operation(caller, sandbox_id, "process", args)
                 )
                 process = await self._table(operation.named).start(wanted, operation)
+                begun()
                 reader = process.attach()
                 if not wanted.stdin:
                     process.stream.write_eof()
