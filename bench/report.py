@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,22 +11,23 @@ from typing import Any
 
 from .rows import Figure
 
-COLUMNS = ("", "median", "p95", "", "goal", "beside")
+COLUMNS = ("", "median", "p95", "p99", "", "goal", "beside")
 
 
 def table(figures: Sequence[Figure]) -> str:
     lines = [COLUMNS, *(cells(figure) for figure in figures)]
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    widths = [max(len(line[column]) for line in lines) for column in range(7)]
     return "\n".join(_line(line, widths) for line in lines)
 
 
-def cells(figure: Figure) -> tuple[str, str, str, str, str, str]:
+def cells(figure: Figure) -> tuple[str, str, str, str, str, str, str]:
     """As `COLUMNS` has them."""
     row = figure.row
     if figure.absent:
-        return row.name, "-", "-", "", "", f"not measured: {figure.absent}"
+        return row.name, "-", "-", "-", "", "", f"not measured: {figure.absent}"
     beside = ", ".join(f"{number(ratio)} x {name}" for name, ratio in figure.ratios.items())
-    return row.name, number(figure.median), number(figure.p95), row.unit, _goal(figure), beside
+    numbers = number(figure.median), number(figure.p95), number(figure.p99)
+    return row.name, *numbers, row.unit, _goal(figure), beside
 
 
 def as_json(figures: Sequence[Figure], **more: object) -> str:
@@ -46,6 +48,8 @@ def host() -> Mapping[str, Any]:
 
 
 def number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -57,6 +61,7 @@ def _as_object(figure: Figure) -> dict[str, Any]:
         **named,
         "median": round(figure.median, 3),
         "p95": round(figure.p95, 3),
+        "p99": None if math.isnan(figure.p99) else round(figure.p99, 3),
         "least": round(figure.least, 3),
         "samples": figure.samples,
         "goal": figure.row.goal,
@@ -66,10 +71,10 @@ def _as_object(figure: Figure) -> dict[str, Any]:
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    name, median, p95, unit, goal, beside = cells
+    name, median, p95, p99, unit, goal, beside = cells
     padded = (
         *(name.ljust(widths[0]), median.rjust(widths[1]), p95.rjust(widths[2])),
-        *(unit.ljust(widths[3]), goal.ljust(widths[4]), beside),
+        *(p99.rjust(widths[3]), unit.ljust(widths[4]), goal.ljust(widths[5]), beside),
     )
     return "  ".join(padded).rstrip()
 

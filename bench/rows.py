@@ -46,11 +46,13 @@ class Benchmark:
 @dataclass(frozen=True, slots=True)
 class Figure:
     """What came out of one row. `least`: its best sample; `ratios`: its median to that of
-    each row beside it that was measured; `absent`: why it was not, then the rest is NaN."""
+    each row beside it that was measured; `p99`: NaN of fewer samples than 100; `absent`: why it
+    was not measured, then the rest is NaN."""
 
     row: Row
     median: float = math.nan
     p95: float = math.nan
+    p99: float = math.nan
     least: float = math.nan
     samples: int = 0
     ratios: Mapping[str, float] = field(default_factory=dict)
@@ -83,10 +85,11 @@ def _figure(row: Row, taken: list[float] | Absent | None, medians: Mapping[str, 
         raise ValueError(f"{row.name}: no sample was taken")
     median = medians[row.name]
     ratios = {name: median / medians[name] for name in row.beside if medians.get(name)}
-    return Figure(row, median, p95(taken), min(taken), len(taken), ratios)
+    p99 = percentile(taken, 99) if len(taken) >= 100 else math.nan
+    return Figure(row, median, percentile(taken, 95), p99, min(taken), len(taken), ratios)
 
 
-def p95(samples: list[float]) -> float:
-    """The smallest sample that 95 % do not exceed."""
+def percentile(samples: list[float], percent: int) -> float:
+    """The smallest sample that so many percent do not exceed."""
     ordered = sorted(samples)
-    return ordered[-(-len(ordered) * 95 // 100) - 1]
+    return ordered[-(-len(ordered) * percent // 100) - 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import table  # noqa: E402
-from bench.rows import Benchmark, Row, figures, p95  # noqa: E402
+from bench.rows import Benchmark, Row, figures, percentile  # noqa: E402
 
 
 async def unmeasured(runs: int) -> dict[str, list[float]]:
@@ -62,9 +63,16 @@ def test_a_row_without_samples_is_an_error() -> None:
         figures(THREE, {"quick": [1.0], "slow": [], "many": [16.0]})
 
 
-def test_p95_is_a_sample_that_one_in_twenty_exceeds() -> None:
-    assert p95([float(number) for number in range(20, 0, -1)]) == 19
-    assert p95([7.0]) == 7
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed() -> None:
+    assert percentile([float(number) for number in range(20, 0, -1)], 95) == 19
+    assert percentile([float(number) for number in range(1000)], 99) == 989
+    assert percentile([7.0], 95) == 7
+
+
+def test_a_row_of_few_samples_has_no_p99() -> None:
+    for count in (99, 100):
+        (found, *_) = figures(THREE, {name: [1.0] * count for name in ("quick", "slow", "many")})
+        assert math.isnan(found.p99) == (count < 100)
 
 
 @pytest.mark.parametrize("arguments", [["nothing-like-it"], ["--runs"], ["--fast"]])
