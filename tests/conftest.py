@@ -25,7 +25,7 @@ RUNTIMES = (
 """`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
@@ -41,9 +41,17 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where machines' templates are kept for the whole run: booting one takes seconds."""
-    return tmp_path_factory.mktemp("machines")
+def templates(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A state directory whose machines' templates are kept for the whole run, and shared by
+    those that run tests side by side: booting one takes seconds."""
+    everybodys = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        everybodys = everybodys.parent
+    machines = everybodys / "microvm"
+    machines.mkdir(mode=0o711, exist_ok=True)
+    state = tmp_path_factory.mktemp("machines")
+    (state / "microvm").symlink_to(machines)
+    return state
 
 
 def _built(name: str, templates: Path) -> Runtime:
@@ -58,9 +66,10 @@ def _built(name: str, templates: Path) -> Runtime:
     return build_runtime("microvm", config, place)
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(scope="module", params=RUNTIMES)
 async def runtime(request: pytest.FixtureRequest, templates: Path) -> AsyncIterator[Runtime]:
-    """Each runtime in turn."""
+    """Each runtime in turn, one for the tests of a module, as a daemon has one for its life:
+    to open a machine's template takes as long as to clone from it."""
     built = _built(request.param, templates)
     probe = await built.probe()
     assert probe.available, f"{request.param}: {probe.reason}; to mend it: {probe.mend}"
@@ -68,7 +77,7 @@ async def runtime(request: pytest.FixtureRequest, templates: Path) -> AsyncItera
     await built.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def jail() -> AsyncIterator[Runtime]:
     built = build_runtime("jail")
     probe = await built.probe()

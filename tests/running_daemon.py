@@ -26,12 +26,17 @@ class RunningDaemon:
     url: str
     log: Path
 
-    def post(self, path: str, body: object, timeout: float = 60) -> tuple[int, dict[str, Any]]:
-        """(HTTP status, body) of a request with the test's token."""
+    def post(
+        self, path: str, body: object, timeout: float = 60, key: str | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """(HTTP status, body) of a request with the test's token, and an idempotency key."""
+        headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+        if key is not None:
+            headers["idempotency-key"] = key
         request = urllib.request.Request(
             self.url + path,
             data=json.dumps(body).encode(),
-            headers={"content-type": "application/json", "authorization": f"Bearer {TOKEN}"},
+            headers=headers,
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:

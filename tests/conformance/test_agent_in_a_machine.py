@@ -7,17 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mas_sandbox.audit.verify import verify
 from running_daemon import TOKEN, daemon
-
-pytestmark = pytest.mark.serial
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_example_agent_works_in_machines(tmp_path: Path) -> None:
+def test_the_example_agent_works_in_machines(tmp_path: Path, templates: Path) -> None:
+    (tmp_path / "microvm").symlink_to(templates / "microvm")
     with daemon(tmp_path, runtime="microvm") as running:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("OPENAI")

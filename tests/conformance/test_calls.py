@@ -20,10 +20,10 @@ def bash(command: str, **limits: object) -> Call:
 
 
 async def running(sandbox: Sandbox, program: str) -> int:
-    """How many processes have this in their command line, as a call inside sees it."""
+    """How often this is in the command lines of processes, as a call inside sees them."""
     pattern = f"[{program[0]}]{program[1:]}"  # does not find the grep itself
-    listing = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done 2>/dev/null"
-    outcome = await sandbox.run(bash(f"({listing}) 2>/dev/null | grep -c '{pattern}'"))
+    lines = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
+    outcome = await sandbox.run(bash(f"{lines} | grep -ao '{pattern}' | wc -l"))
     return int(outcome.stdout)
 
 

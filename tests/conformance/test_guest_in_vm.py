@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from doubles.booted import BootedMachine
+from doubles.booted import BOOT_S, BootedMachine
 from doubles.host import Link, Stream, ToolrunnerEnded
 from mas_sandbox.runtimes.microvm.image.store import find_image
-
-pytestmark = pytest.mark.serial
 
 LIMITS = {"mem_mb": 100, "pids": 24, "disk_mb": 20}
 YEAR_2030 = 1_893_456_000
@@ -32,7 +30,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootedMachine]
 def link(machine: BootedMachine) -> Link:
     """The first host, which was there before the toolrunner said HELLO."""
     attached = machine.attach()
-    attached.until(lambda: attached.hello is not None)
+    attached.until(lambda: attached.hello is not None, BOOT_S)
     attached.welcome(
         {}, entropy=b"\x55" * 32, time_ns=YEAR_2030 * 10**9, hostname="vm-7", limits=LIMITS
     )
@@ -57,13 +55,16 @@ def test_hello_names_the_controls_that_hold_here(link: Link) -> None:
 
 
 def test_clock_and_names_are_those_of_the_welcome(link: Link) -> None:
+    began = time.monotonic()
     link.welcome({}, time_ns=YEAR_2030 * 10**9, hostname="vm-7", limits=LIMITS)
-    assert 0 <= int(shown(link, "date +%s")) - YEAR_2030 <= 2
+    since = int(shown(link, "date +%s")) - YEAR_2030
+    assert 0 <= since <= time.monotonic() - began + 1
     assert shown(link, "hostname") == "vm-7"
     first = shown(link, "cat /etc/machine-id")
     assert re.fullmatch("[0-9a-f]{32}", first)
     link.welcome({}, hostname="vm-8", limits=LIMITS)
-    assert abs(int(shown(link, "date +%s")) - time.time()) <= 2
+    began_at = time.time()
+    assert began_at - 1 <= int(shown(link, "date +%s")) <= time.time() + 1
     assert shown(link, "hostname") == "vm-8"
     assert shown(link, "cat /etc/machine-id") != first
 
@@ -125,10 +126,9 @@ def test_a_host_that_hangs_up_can_come_back(machine: BootedMachine, link: Link) 
     link.take_for(0.3)
     link.socket.shutdown(socket.SHUT_RDWR)
     link.socket.close()
-    time.sleep(1.5)
-    before = machine.cpu_ticks()
-    time.sleep(1)
-    assert machine.cpu_ticks() - before < 20, "the toolrunner is spinning"
+    deadline = time.monotonic() + 20
+    while machine.cpu_wanted_s(over_s=1) >= 0.2:  # until the call is over, and nothing runs
+        assert time.monotonic() < deadline, "the toolrunner is spinning"
     back = machine.attach()
     back.streams[slow.number] = slow
     back.finish(slow)
@@ -153,7 +153,7 @@ def test_clones_of_one_machine_share_no_random_output(tmp_path: Path) -> None:
     template = BootedMachine(image, tmp_path / "template")
     try:
         first = template.attach()
-        first.until(lambda: first.hello is not None)
+        first.until(lambda: first.hello is not None, BOOT_S)
         template.save(saved)
     finally:
         template.stop()

@@ -19,7 +19,6 @@ from mas_sandbox.wire.messages import Call
 
 WALLED = ("jail", "gvisor", "microvm")
 pytestmark = [
-    pytest.mark.serial,
     pytest.mark.anyio,
     pytest.mark.parametrize("runtime", WALLED, indirect=True),
 ]

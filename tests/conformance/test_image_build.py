@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doubles.booted import BootedMachine
+from doubles.booted import BOOT_S, BootedMachine
 from doubles.host import Link
 from mas_sandbox.runtimes.microvm.image.build import ImageOptions, build_image
 from mas_sandbox.runtimes.microvm.image.store import Image, find_image
@@ -45,7 +45,7 @@ def link(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
     machine = BootedMachine(image, tmp_path_factory.mktemp("machine"))
     try:
         attached = machine.attach()
-        attached.until(lambda: attached.hello is not None)
+        attached.until(lambda: attached.hello is not None, BOOT_S)
         attached.welcome({}, entropy=b"\x55" * 32, time_ns=time.time_ns(), hostname="bare")
         yield attached
     finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import census
 from mas_sandbox.runtimes.channel import Channel, open_channel
 from mas_sandbox.runtimes.identity import Identities
 from mas_sandbox.runtimes.microvm.config import MicrovmConfig
@@ -23,7 +24,7 @@ from mas_sandbox.runtimes.microvm.vm import DiskLimit, Drive, Place, Template, V
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.messages import Call, Hello
 
-pytestmark = [pytest.mark.anyio, pytest.mark.serial]
+pytestmark = pytest.mark.anyio
 
 IDLE_PSS_MB = 70
 _numbers = count()
@@ -59,10 +60,11 @@ def sealed(base: Path, spec: VmSpec) -> Iterator[Template]:
 async def driver(base: Path) -> AsyncIterator[QemuDriver]:
     """After each test, no process, open file or file of its machines is left."""
     descriptors, files = set(os.listdir("/proc/self/fd")), set(os.listdir(base))
+    processes = set(census.children(os.getpid()))
     driver = new_driver(base)
     yield driver
     await driver.close()
-    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert set(census.children(os.getpid())) == processes
     assert set(os.listdir("/proc/self/fd")) == descriptors
     assert set(os.listdir(base)) - files <= {"template.key"}
 

@@ -107,10 +107,10 @@ def test_deleted_it_takes_what_runs_in_it_along(client: httpx2.Client) -> None:
 
 
 def test_time_that_is_over_or_idle_ends_it_or_pauses_it(client: httpx2.Client) -> None:
-    over = Place(client, timeout_s=1, idle_timeout_s=60)
+    over = Place(client, timeout_s=2, idle_timeout_s=60)
+    over.start(cmd="sleep 1000")
     idle = Place(client, idle_timeout_s=1)
     paused = Place(client, timeout_s=1, on_timeout="pause")
-    over.start(cmd="sleep 1000")
     assert until(over, lambda info: info["state"] != "running")["reason"] == "timeout"
     assert until(idle, lambda info: info["state"] != "running")["reason"] == "idle"
     assert until(paused, lambda info: info["state"] == "paused")["reason"] == "timeout"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from doubles.host import Link
@@ -76,10 +77,21 @@ class BootedMachine:
     def console(self) -> str:
         return self._console.read_text("utf-8", "replace")
 
-    def cpu_ticks(self) -> int:
-        """Of the whole machine: utime and stime of proc_pid_stat(5), in 1/100 s."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+    def cpu_wanted_s(self, over_s: float) -> float:
+        """What the whole machine uses of processors during that time or, while others are on
+        them, waits for: a busy host hides nothing."""
+        before = self._wanted()
+        time.sleep(over_s)
+        return sum(ns - before.get(thread, 0) for thread, ns in self._wanted().items()) / 1e9
+
+    def _wanted(self) -> dict[str, int]:
+        """Thread -> time on and waiting for a processor (Documentation/scheduler/sched-stats.rst), in ns."""
+        found = {}
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                ran, waited, _ = (thread / "schedstat").read_text().split()
+                found[thread.name] = int(ran) + int(waited)
+        return found
 
     def stop(self) -> None:
         self.process.kill()

@@ -234,9 +234,9 @@ class Link:
         self.until(lambda: stream.result is not None)
         return stream
 
-    def until(self, done: Any) -> None:
+    def until(self, done: Any, patience_s: float = PATIENCE) -> None:
         """Take frames in until `done()`. Raises ToolrunnerEnded, or TimeoutError."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience_s
         while not done():
             if time.monotonic() > deadline:
                 raise TimeoutError("the toolrunner did not answer")

@@ -9,6 +9,7 @@ import gzip
 import json
 import time
 import zlib
+from functools import cache
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
@@ -35,8 +36,9 @@ PAGE = "<html><head><title>A &amp; B</title></head><body><h1>Hi</h1><p>See <a hr
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256))
 
 
-def _bodies() -> dict[str, tuple[str, str, bytes]]:
-    """Path -> Content-Type, Content-Encoding, body."""
+@cache
+def bodies() -> dict[str, tuple[str, str, bytes]]:
+    """Path -> Content-Type, Content-Encoding, body. It takes a second to make them."""
     large = b"0123456789abcdef" * 65536
     raw = zlib.compressobj(wbits=-15)
     return {
@@ -58,9 +60,6 @@ def _bodies() -> dict[str, tuple[str, str, bytes]]:
     }
 
 
-BODIES = _bodies()
-
-
 class Site(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -71,8 +70,8 @@ class Site(BaseHTTPRequestHandler):
         if path in REDIRECTS:
             status, location = REDIRECTS[path]
             self._send(status, "", b"moved", ("Location", location))
-        elif path in BODIES:
-            kind, coding, data = BODIES[path]
+        elif path in bodies():
+            kind, coding, data = bodies()[path]
             self._send(200, kind, data, *([("Content-Encoding", coding)] if coding else []))
         elif path == "/echo":
             seen = {

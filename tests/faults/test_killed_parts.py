@@ -35,11 +35,6 @@ PARTS = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def parted(
     request: pytest.FixtureRequest, templates: Path
 ) -> AsyncIterator[tuple[Runtime, Remains]]:
@@ -123,14 +118,16 @@ async def test_a_part_that_is_killed_ends_the_call_with_a_typed_error(
 
 
 @pytest.mark.parametrize(
-    ("parted", "name"),
-    [("jail", "toolrunner"), ("microvm", "monitor")],
+    ("parted", "name", "beat_s"),
+    # An emulated machine may be that slow beside others, and not be lost.
+    [("jail", "toolrunner", 0.2), ("microvm", "monitor", 0.7)],
     indirect=["parted"],
+    ids=["jail-toolrunner", "microvm-monitor"],
 )
 async def test_FI_03_what_hangs_is_lost_after_three_heartbeats(
-    parted: tuple[Runtime, Remains], name: str, monkeypatch: pytest.MonkeyPatch
+    parted: tuple[Runtime, Remains], name: str, beat_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(channel, "HEARTBEAT_S", beat_s)
     runtime, remains = parted
     async with await runtime.start(SandboxSpec()) as sandbox:
         call = await running(sandbox, 60_000)
@@ -140,7 +137,7 @@ async def test_FI_03_what_hangs_is_lost_after_three_heartbeats(
             async with asyncio.timeout(5):
                 await call
         assert lost.value.code is ErrorCode.GUEST_LOST
-        assert time.monotonic() - began < 0.2 * 4 + 1
+        assert time.monotonic() - began < beat_s * 4 + 1
     await asyncio.to_thread(remains.gone)
 
 

@@ -82,7 +82,6 @@ def state(request: pytest.FixtureRequest, tmp_path: Path, templates: Path) -> It
         yield tmp_path
         return
     place = tmp_path / "microvm"
-    (templates / "microvm").mkdir(exist_ok=True)
     place.symlink_to(templates / "microvm")
     yield tmp_path
 

@@ -18,7 +18,6 @@ from mas_sandbox.wire.messages import Call
 
 WALLED = ("jail", "gvisor", "microvm")
 pytestmark = [
-    pytest.mark.serial,
     pytest.mark.anyio,
     pytest.mark.parametrize("runtime", WALLED, indirect=True),
 ]
@@ -208,6 +207,7 @@ async def test_a_directory_beside_it_is_another_sandboxs(runtime: Runtime, tmp_p
     assert [outcome.stdout[:1] for outcome in told] == [b"a", b"b"]
 
 
+@pytest.mark.serial  # it counts the host's mounts
 async def test_nothing_is_left_of_it(runtime: Runtime, shared: Path) -> None:
     def traces() -> tuple[object, ...]:
         found = census.take()

@@ -150,11 +150,6 @@ async def test_without_control_groups_their_limits_are_refused(
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def ungrouped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, Probe]:
     """A jail on a host where no control group can be made."""
     ownership = Ownership(tmp_path_factory.mktemp("locks"))

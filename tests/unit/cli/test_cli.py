@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import census
 from doubles import stdio_daemon
 from mas_sandbox.audit.log import AuditLog
 from mas_sandbox.cli import code, cp, forward, ls, processes, repl, run, screen, serve, words
@@ -95,10 +96,11 @@ def test_run_prints_the_result_and_nothing_else(capsys: pytest.CaptureFixture[st
 
 def test_run_narrows_by_policy_and_names_a_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "echo", "--policy", '{"mem_mb": 64}', "--sandbox-id", "sb_1", "--json"]
-    assert main(words) == 0
+    assert main([*words, "--idempotency-key", "k 1"]) == 0
     reply = json.loads(capsys.readouterr().out)
     assert reply["isolation"] == "none"
     assert (reply["result"]["policy"], reply["result"]["sandbox_id"]) == ({"mem_mb": 64}, "sb_1")
+    assert reply["result"]["idempotency_key"] == "k 1"
 
 
 def test_a_failed_call_is_one_line_on_stderr_and_status_1(
@@ -217,7 +219,10 @@ def test_ctrl_c_ends_quietly_with_130() -> None:
     calling = subprocess.Popen(
         [*PROGRAM, "run", "stubborn"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    time.sleep(2)
+    deadline = time.monotonic() + 20
+    while not census.children(calling.pid):  # the daemon that it calls
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     calling.send_signal(signal.SIGINT)
     assert calling.communicate(timeout=20) == (b"", b"")
     assert calling.returncode == 130

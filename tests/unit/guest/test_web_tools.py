@@ -21,7 +21,7 @@ import pytest
 
 from doubles.host import Host
 from doubles.web_proxy import ProxiedHost, WebProxy
-from doubles.web_site import PAGE, PNG, Site
+from doubles.web_site import PAGE, PNG, Site, bodies
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(certificate: Path) -> Iterator[WebProxy]:
     """One site, plain and with TLS, behind a proxy."""
+    bodies()  # before anything is timed
     plain = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     secure = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -62,12 +63,18 @@ def site(certificate: Path) -> Iterator[WebProxy]:
         server.server_close()
 
 
-@pytest.fixture
-def host(workspace: Path, site: WebProxy) -> Iterator[ProxiedHost]:
-    site.asked.clear()
-    with ProxiedHost(workspace, "-proxy", "0") as started:
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory, site: WebProxy) -> Iterator[ProxiedHost]:
+    """One for all: a call has a process, and connections, of its own."""
+    with ProxiedHost(tmp_path_factory.mktemp("workspace"), "-proxy", "0") as started:
         started.lead_to(site)
         yield started
+
+
+@pytest.fixture
+def host(proxied: ProxiedHost, site: WebProxy) -> ProxiedHost:
+    site.asked.clear()
+    return proxied
 
 
 def answer(host: Host, tool: str = "http_request", env: Any = None, **args: Any) -> Any:
