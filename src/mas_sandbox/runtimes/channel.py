@@ -91,6 +91,9 @@ class Channel(asyncio.Protocol):
         self._unanswered = 0
         self._held = False
         self._greeting: Welcome | None = None
+        self.grace_s = GRACE_S
+        """How long after a call's deadline its answer is waited for, in seconds. The guest
+        keeps the deadline; a guest that does not is ended."""
         self.lost: SandboxError | None = None
         """Why the channel is gone; None while it lives."""
 
@@ -204,14 +207,14 @@ class Channel(asyncio.Protocol):
         self._open(number, stream)
         started = time.monotonic()
         self._send(Kind.CALL, number, payload)
-        deadline = call.timeout_ms / 1000 + GRACE_S if call.timeout_ms else None
+        deadline = call.timeout_ms / 1000 + self.grace_s if call.timeout_ms else None
         try:
             async with asyncio.timeout(deadline):
                 result = await asyncio.shield(stream.result)
         except TimeoutError as error:
             late = SandboxError(
                 ErrorCode.TIMEOUT,
-                f"no answer {GRACE_S:g} s after the deadline of {call.timeout_ms} ms; "
+                f"no answer {self.grace_s:g} s after the deadline of {call.timeout_ms} ms; "
                 "the sandbox was ended",
             )
             self._lose(SandboxError(ErrorCode.GUEST_LOST, "the toolrunner stopped answering"))
@@ -332,7 +335,7 @@ class Channel(asyncio.Protocol):
             return
         stream.abandoned = True
         self._send(Kind.CANCEL, number, b"")
-        self._loop.call_later(GRACE_S, self._expire, stream)
+        self._loop.call_later(self.grace_s, self._expire, stream)
 
     def _expire(self, stream: _Stream) -> None:
         if not stream.result.done():
