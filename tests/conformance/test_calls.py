@@ -87,6 +87,7 @@ async def test_many_calls_at_once_each_get_their_own_answer(sandbox: Sandbox) ->
     assert [int(outcome.stdout) for outcome in outcomes] == list(range(40))
 
 
+@pytest.mark.serial  # it reads the clock
 async def test_a_timeout_ends_the_whole_process_tree(sandbox: Sandbox) -> None:
     daemon = "(trap '' TERM HUP INT; setsid sh -c 'trap \"\" TERM; sleep 61.25' & ) ; sleep 60"
     started = time.monotonic()

@@ -32,8 +32,6 @@ from .vm import DiskLimit, Place, Template, Vm, VmDriver, VmSpec
 CONNECT_TIMEOUT_S = 10.0
 WELCOME_TIMEOUT_S = 10.0
 BOOT_TIMEOUT_S = 60.0
-EMULATED_GRACE_S = 5.0
-"""For a call's answer after its deadline, where every instruction of the guest is translated."""
 """Instead, for each of the two, where the machine is booted for its sandbox."""
 MONITOR_MIB = 256
 """What the monitor itself may need beside the guest's memory."""
@@ -181,8 +179,6 @@ class MicrovmRuntime(Runtime):
                 undo.push_async_callback(vm.stop)
                 channel = await open_channel(await vm.connect(connect_s))
                 undo.push_async_callback(channel.aclose)
-                if driver.acceleration == "tcg":
-                    channel.grace_s = EMULATED_GRACE_S
                 shares.serve(channel)
                 controls = await self._greet(channel, vm, spec, place.id, welcome_s, shares.mounts)
                 sandbox = MicrovmSandbox(place.id, vm, channel, controls, group)
