@@ -65,7 +65,7 @@ def test_sandboxes_of_a_daemon_that_ended_are_interrupted_and_never_resurrected(
         for name in states:
             assert running.post(f"/v1/sandboxes/{name}/resume", {})[0] == 404
         assert get(running, "/v1/sandbox/health")["sandboxes"] == 0
-        log = next(tmp_path.glob("*.jsonl"))
+        log = tmp_path / "audit.jsonl"
     assert verify(log).problems == []
 
 

@@ -12,21 +12,14 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from threading import Thread
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from mas_sandbox.sdk.errors import BadReply, InvalidRequest
 
-_ABOUT_THE_NEXT = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-_MAX_ABOUT = 1024 * 1024
+_AT_ONCE = 64 * 1024
+"""Bytes that are read in one go: a header that describes the next is, whatever it says it holds."""
 _MAX_DEPTH = 250
 
 
@@ -89,7 +82,8 @@ def unpack(pieces: Iterable[bytes], target: Path, count: Callable[[int], None]) 
         fresh.mkdir()
         left_out = _extract(_Pieces(pieces, count), fresh)
         _merge(fresh, target)
-    except (tarfile.TarError, ValueError) as exc:  # ValueError: a NUL in a name
+    except (tarfile.TarError, ValueError, RecursionError) as exc:
+        # ValueError: a NUL in a name; RecursionError: descriptions of descriptions
         raise BadReply(f"the archive cannot be read: {exc}") from exc
     except OSError as exc:
         raise InvalidRequest(f"{exc.filename or target}: {exc.strerror}") from exc
@@ -101,7 +95,8 @@ def unpack(pieces: Iterable[bytes], target: Path, count: Callable[[int], None]) 
 def _extract(source: _Pieces, fresh: Path) -> list[str]:
     links: list[tuple[PurePosixPath, str]] = []
     modes: list[tuple[Path, int]] = []
-    with tarfile.open(mode="r|", fileobj=source, tarinfo=_Member) as archive:
+    # It only reads, and closes nothing that it was given.
+    with tarfile.TarFile(fileobj=source) as archive:  # type: ignore[arg-type]
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it keeps every one, for nothing
             name = PurePosixPath(member.name)
@@ -132,7 +127,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
     assert content is not None
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, member.mode & 0o777), "wb") as file:
-        shutil.copyfileobj(content, file, 256 * 1024)
+        shutil.copyfileobj(content, file, _AT_ONCE)
         os.fchmod(file.fileno(), member.mode & 0o777)
 
 
@@ -168,37 +163,45 @@ def _merge(fresh: Path, target: Path) -> None:
             entry.replace(there)
 
 
-class _Member(tarfile.TarInfo):
-    """A header. One that only describes the next is read into memory: in bounds."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _ABOUT_THE_NEXT and member.size > _MAX_ABOUT:
-            raise BadReply(f"the archive describes an entry in {member.size} bytes")
-        return member
-
-
-class _Pieces(RawIOBase):
-    """An iterator of bytes as a file to read from."""
+class _Pieces:
+    """An iterator of bytes as a file that is read forward, in bounds."""
 
     def __init__(self, pieces: Iterable[bytes], count: Callable[[int], None]) -> None:
-        super().__init__()
         self._pieces = iter(pieces)
         self._count = count
-        self._left = b""
+        self._left = memoryview(b"")
+        self._position = 0
 
-    def readable(self) -> bool:
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise BadReply("the archive leads back to what was read")
+        while self._position < position and self.read(min(position - self._position, _AT_ONCE)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or all that are left. Raises BadReply where they are too many to hold."""
+        if not 0 <= size <= _AT_ONCE:
+            raise BadReply(f"the archive describes an entry in {size} bytes")
+        taken = bytearray()
+        while len(taken) < size and self._fill():
+            part = self._left[: size - len(taken)]
+            self._left = self._left[len(part) :]
+            taken += part
+        self._position += len(taken)
+        return bytes(taken)
+
+    def _fill(self) -> bool:
+        """Whether there is something left."""
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return False
+            self._count(len(piece))
+            self._left = memoryview(piece)
         return True
-
-    def read(self, size: int = -1) -> bytes:
-        """As much as the next piece holds, `size` at most."""
-        if not self._left:
-            self._left = next(self._pieces, b"")
-            self._count(len(self._left))
-        taken = self._left[:size] if size >= 0 else self._left
-        self._left = self._left[len(taken) :]
-        return taken
 
     def finish(self) -> None:
         """To the end, so that an archive that broke off is told."""

@@ -175,6 +175,14 @@ def test_a_description_of_any_length_is_not_held_in_memory(target: Path) -> None
     assert sum(taken) < 5_000_000
 
 
+def test_descriptions_of_descriptions_come_to_an_end(target: Path) -> None:
+    about = tarfile.TarInfo("pax")
+    about.type = tarfile.XGLTYPE
+    with pytest.raises(BadReply, match="cannot be read"):
+        unpack([about.tobuf()] * 10_000, target, lambda _: None)
+    assert not target.exists()
+
+
 def test_a_directory_is_packed_as_it_is_read(tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     (tmp_path / "big").write_bytes(content)

@@ -11,7 +11,7 @@ from pathlib import Path
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
 from mas_sandbox.wire.isolation import Isolation
-from mas_sandbox.wire.messages import Call, Hello
+from mas_sandbox.wire.messages import Hello
 
 from ..base import ControlStatus, Probe, Runtime, Sandbox, SandboxSpec, refuse_unenforceable
 from ..cgroup import Cgroups, Group, Limits
@@ -37,9 +37,6 @@ MONITOR_MIB = 256
 """What the monitor itself may need beside the guest's memory."""
 MONITOR_THREADS = 64
 _UNLIMITED = SandboxSpec()
-_REHEARSAL = Call("calculator", {"expression": "1 + 1"}, timeout_ms=10_000)
-"""Nothing of it is left. A program as well would be the faster for it, and the idle machine
-20 MB larger."""
 _HELD_INSIDE = ("mem_mb", "pids", "disk_mb", "disk_files")
 """The limits that the guest's own kernel holds, told in the WELCOME."""
 _BEHIND_RULES = "no network device, or one that nftables hold to the policy's cidrs"
@@ -66,11 +63,6 @@ class MicrovmSandbox(Sandbox):
     def cpu_us(self) -> int | None:
         """Of the monitor, and so of the guest's kernel too."""
         return self._group.cpu_us()
-
-    async def warm_up(self) -> None:
-        """An emulator translates each piece of code when it first meets it, and that takes
-        longer than the call."""
-        await self.run(_REHEARSAL)
 
     async def stop(self) -> None:
         await self.releases.aclose()
