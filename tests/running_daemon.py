@@ -86,7 +86,7 @@ def daemon(
 
 
 def _url(process: subprocess.Popen[str], log: Path) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90  # emulated machines are tried first
     while time.monotonic() < deadline:
         found = re.search(r"listening +(http://\S+)", log.read_text())
         if found:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ CALLS = 3
 TIMEOUT_MS = 4000
 TYPED = {"guest_lost", "sandbox_crash", "guest_protocol_error", "interrupted", "timeout"}
 """`timeout`: gVisor does not notice that somebody else has killed an address space of its."""
+GONE = (OSError, HTTPException)
+"""What a daemon's end looks like, before its answer or in the middle of one."""
 FEW = {"jail": 6, "gvisor": 2, "microvm": 2}
 REACH_S = {"jail": 0.4, "gvisor": 1.0, "microvm": 0.7}
 """Within which a call is over."""
@@ -37,7 +40,7 @@ def ask(running: RunningDaemon, number: int, answers: dict[int, Any]) -> None:
     try:
         body = {"tool": tool, "policy": {"timeout_ms": TIMEOUT_MS}}
         answers[number] = running.post("/v1/sandbox/execute", body)
-    except OSError as error:
+    except GONE as error:
         answers[number] = error
 
 
@@ -61,7 +64,7 @@ def one(running: RunningDaemon, chosen: random.Random, reach_s: float) -> bool:
 
 
 def look_at(answer: Any, number: int, *, is_gone: bool) -> None:
-    if isinstance(answer, OSError):
+    if isinstance(answer, GONE):
         assert is_gone, answer
         return
     status, reply = answer

@@ -12,10 +12,13 @@ import importlib.util
 import marshal
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ROOMS = ("wire", "tools", "guest")
+_KEPT = 4
+"""Archives that stay where a new one is made: of other versions, which may run beside it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can state
 _UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: never compared with the source
 _MAIN = b"""\
@@ -102,6 +105,10 @@ def _write(archive: Path, sources: dict[str, bytes]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # not ours, or somebody else removes them just now
+        made = sorted(archive.parent.glob("toolrunner-*.pyz"), key=os.path.getmtime)
+        for old in made[:-_KEPT]:
+            old.unlink()
 
 
 def _bytecode(member: str, source: bytes) -> bytes:

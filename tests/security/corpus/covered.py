@@ -52,6 +52,10 @@ COVERED: dict[str, tuple[str, ...]] = {
         "tests/security/test_jail_walls.py"
         "::test_KS_06_every_refused_system_call_is_refused_in_every_thread",
     ),
+    "KS_11": (
+        "tests/security/test_hostile_machine.py"
+        "::test_KS_11_garbage_to_every_device_stays_between_a_guest_and_its_monitor",
+    ),
     "NW_16": (
         f"{_TAP}::test_a_guest_that_lies_about_itself_is_not_heard",
         f"{_TAP}::test_nothing_but_ipv4_is_spoken_with_a_guest",

@@ -13,6 +13,7 @@ _OF_ONE = {
     "tests/faults/test_broken_machines.py": "microvm",
     "tests/security/test_jail_": "jail",
     "tests/security/test_corpus_versions.py": "jail",
+    "tests/security/test_hostile_machine.py": "microvm",
     "tests/security/test_tap_": "microvm",
 }
 """Of all others, those that do not name a runtime are about what every runtime shares: the

@@ -88,6 +88,15 @@ def test_changed_sources_make_another_file(tmp_path: Path) -> None:
     assert toolrunner._digest(sources) != toolrunner._digest(changed)
 
 
+def test_a_few_of_other_versions_stay(tmp_path: Path) -> None:
+    others = [tmp_path / f"toolrunner-{number}.pyz" for number in range(6)]
+    for built, other in enumerate(others):
+        other.touch()
+        os.utime(other, (built, built))
+    made = toolrunner_archive(tmp_path)
+    assert set(tmp_path.iterdir()) == {made, *others[-3:]}
+
+
 @pytest.mark.parametrize("plant", ["link", "writable", "directory"])
 def test_what_someone_else_could_have_written_is_not_used(tmp_path: Path, plant: str) -> None:
     archive = toolrunner_archive(tmp_path / "good")
