@@ -17,10 +17,6 @@ KEPT_SPECS = 4
 REFILL_AFTER_S = 0.1
 """How long a place stays empty while there are others."""
 
-RELEASE_AFTER_S = 0.003
-"""How long a sandbox is left alone whose call has ended: its end takes processors from the
-records and the answer of that call. In so short a time a toolrunner prepares nothing."""
-
 
 class Pool:
     """Sandboxes of one runtime, at most `size` of them warm for each spec in use."""
@@ -65,7 +61,7 @@ class Pool:
 
     def release(self, sandbox: Sandbox) -> None:
         """Stop a sandbox without waiting for it; `close` waits."""
-        self._spawn(self._stop(sandbox))
+        self._spawn(sandbox.stop())
 
     async def close(self) -> None:
         """Stop every warm sandbox, wait for those being stopped, then close the runtime."""
@@ -103,11 +99,6 @@ class Pool:
             await sandbox.stop()
         else:
             self._warm[spec].append(sandbox)
-
-    async def _stop(self, sandbox: Sandbox) -> None:
-        if not self._closed:
-            await asyncio.sleep(RELEASE_AFTER_S)
-        await sandbox.stop()
 
     async def _warm_up(self, sandbox: Sandbox) -> None:
         try:
