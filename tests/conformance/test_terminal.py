@@ -119,7 +119,8 @@ def test_ctrl_c_in_a_shell_ends_what_runs_and_not_the_shell(
         seen.type("echo $A; echo $TERM; stty size\r")
         seen.shows("b c\r\n")
         seen.shows("xterm-test\r\n30 100\r\n")
-        seen.type("echo begun-$((1+1)); sleep 1000; echo not reached\r")
+        # A program says it, which is in the foreground by then.
+        seen.type("sh -c 'echo begun-$((1+1)); exec sleep 1000'; echo not reached\r")
         seen.shows("begun-2\r\n")
         seen.type("\x03")
         seen.shows("ready> ")
