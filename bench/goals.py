@@ -104,7 +104,7 @@ GOALS = (
         *("the same from the pool, over HTTP, above `fork+exec bash`", 3, "ms"),
         _above("echo-http-pool", "floor-echo"),
         "4 ms are the client's, HTTP's and the two records' (`refused`); the rest is the call in "
-        "a jail that has run nothing (`echo-direct-pool`), whose place in the pool is filled "
+        "a jail that has rehearsed (`echo-direct-pool`), whose place in the pool is filled "
         "meanwhile",
     ),
     Goal(
