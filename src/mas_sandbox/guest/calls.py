@@ -15,6 +15,8 @@ from .child import REPORT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .child import Plan
     from .input import Input
     from .launcher import Launcher
@@ -38,10 +40,14 @@ class RunningCall:
     hold is left to be sent.
     """
 
-    def __init__(self, stream: int, plan: Plan, launcher: Launcher) -> None:
-        """Start its process. Raises Refused when there is no process or descriptor to be had."""
+    def __init__(
+        self, stream: int, plan: Plan, launcher: Launcher, closing: Callable[[int], None]
+    ) -> None:
+        """Start its process. `closing`: called before a pipe is closed, whose number may be
+        another's at once. Raises Refused when there is no process or descriptor to be had."""
         call = plan.call
         self.stream = stream
+        self._closing = closing
         self.credit = SendCredit()
         self.drain = False
         self.settle_by = 0.0
@@ -139,6 +145,7 @@ class RunningCall:
 
     def close(self, descriptor: int) -> None:
         del self.pipes[descriptor]
+        self._closing(descriptor)
         os.close(descriptor)
 
     def result(self) -> Result:

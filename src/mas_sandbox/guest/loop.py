@@ -188,6 +188,11 @@ class Loop:
         if self._shares is not None:
             self._shares.choose()
 
+    def _forget(self, descriptor: int) -> None:
+        """Poll a call's pipe no more."""
+        if self._polled.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
     @property
     def _idle(self) -> bool:
         """Whether nothing runs, in the background neither."""
@@ -294,7 +299,7 @@ class Loop:
         self._preparing = self._launcher
         try:
             plan = self._plan(call, self._find(call.tool))
-            running = RunningCall(stream, plan, self._launcher)
+            running = RunningCall(stream, plan, self._launcher, self._forget)
         except Refused as refused:
             self._refuse(stream, refused)
             return

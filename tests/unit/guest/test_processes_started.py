@@ -16,7 +16,7 @@ from doubles.host import PATIENCE, Host, Stream, ToolrunnerEnded
 from mas_sandbox.guest import landlock
 from mas_sandbox.guest.started import MAX_PROCESSES
 from mas_sandbox.wire.credit import INITIAL
-from mas_sandbox.wire.frames import HEADER, Kind
+from mas_sandbox.wire.frames import HEADER, Kind, encode
 from mas_sandbox.wire.process import Process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -99,6 +99,23 @@ def test_it_starts_says_its_id_and_ends_with_its_output_and_usage(host: Host) ->
     assert ended(stream) == (0, "")
     assert 1000 < stream.result.cpu_us < 20_000_000
     assert 500 < stream.result.max_rss_kb < 500_000
+
+
+def test_one_that_is_started_as_a_call_lets_go_of_its_pipes_is_heard(host: Host) -> None:
+    """The descriptors of the one are the numbers of the other's."""
+    host.shell("true")
+    for _ in range(5):
+        call = host.start_bash("echo; sleep 600")
+        host.until(lambda call=call: call.stdout)
+        # In one piece, which is one turn of the toolrunner's loop.
+        process = Stream(call.number + 1, True)
+        host.streams[process.number] = process
+        start = Process(["/bin/sh", "-c", "echo heard"]).encode()
+        host.socket.sendall(
+            encode(Kind.CANCEL, call.number) + encode(Kind.START, process.number, start)
+        )
+        assert host.finish(process).stdout == b"heard\n"
+        assert host.finish(call).result is not None
 
 
 def test_its_exit_code_and_its_signal_are_data(host: Host) -> None:
