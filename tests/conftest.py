@@ -25,6 +25,13 @@ RUNTIMES = (
 """`microvm` is on QEMU; `firecracker` is the same runtime through the Firecracker double."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "microvm" in item.name and item.get_closest_marker("long_in_a_machine"):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -167,6 +167,7 @@ async def test_a_hundred_megabytes_are_copied(sandbox: Sandbox, data: Path) -> N
             assert hashlib.file_digest(copied, "sha256").hexdigest() == digest.hexdigest()
 
 
+@pytest.mark.long_in_a_machine
 async def test_git_status_of_a_tree_of_five_thousand_files(sandbox: Sandbox, data: Path) -> None:
     for number in range(TREE_FILES):
         directory = data / f"d{number % TREE_DIRECTORIES}"

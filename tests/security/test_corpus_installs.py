@@ -88,6 +88,7 @@ def place(
         yield Place(shop, outside)
 
 
+@pytest.mark.long_in_a_machine
 @pytest.mark.parametrize("place", WALLED, indirect=True)
 @pytest.mark.parametrize(
     ("command", "host", "other"),

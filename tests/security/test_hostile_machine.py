@@ -23,7 +23,7 @@ from security.posture.seen import posture
 pytestmark = pytest.mark.anyio
 
 DRIVER = Path(__file__).parent / "hostile" / "driver.py"
-SILENCE_S = 8
+BOOT_S, SILENCE_S = 60, 10
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ async def write_garbage(driver: QemuDriver, tmp_path: Path, seed: int) -> None:
     users = Identities()
     place = Place("hostile", tmp_path / "hostile", user=users.take())
     async with await driver.boot(spec, place) as vm:
-        ready = await last_words(vm, "driver: ready")
+        ready = await last_words(vm, "driver: ready", BOOT_S)
         assert "driver: ready for 4 devices" in ready, ready
         began = posture(vm.pid)
-        said = await last_words(vm, "driver: over")
+        said = await last_words(vm, "driver: over", SILENCE_S)
         if not vm.ended.done():
             assert posture(vm.pid) == began, "the monitor is not what it was"
             assert census.children(vm.pid) == []
@@ -76,10 +76,10 @@ async def write_garbage(driver: QemuDriver, tmp_path: Path, seed: int) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [disk.name]
 
 
-async def last_words(vm: Vm, word: str) -> str:
-    """What the guest said until it said this, fell silent or was no more."""
+async def last_words(vm: Vm, word: str, silence_s: float) -> str:
+    """What the guest said until it said this, was silent for so long or was no more."""
     said, since = "", time.monotonic()
-    while not vm.ended.done() and word not in said and time.monotonic() - since < SILENCE_S:
+    while not vm.ended.done() and word not in said and time.monotonic() - since < silence_s:
         await asyncio.sleep(0.1)
         if vm.console_tail() != said:
             said, since = vm.console_tail(), time.monotonic()
