@@ -16,7 +16,7 @@ _LEAVE = """
 import glob
 for place in ('/workspace', '/tmp', '/dev/shm', '/var/tmp', '/run', '/home', '/'):
     for name in ('residue', '.residue'):
-        made = quietly(os.open, f'{place}/{name}-' + mark[-4:], os.O_CREAT | os.O_WRONLY, 0o777)
+        made = quietly(os.open, f'{place}/{name}-' + mark, os.O_CREAT | os.O_WRONLY, 0o777)
         if made is not None: os.write(made, mark.encode())
 """
 _LOOK = """
@@ -26,7 +26,7 @@ for place in ('/workspace', '/tmp', '/dev/shm', '/var', '/run', '/home', '/proc/
     for at, directories, names in os.walk(place):
         if at.count('/') > 4: directories.clear()
         for name in names:
-            if mark[-4:] in name: broke('name', at, name)
+            if mark in name: broke('name', at, name)
             opened = quietly(os.open, f'{at}/{name}', os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
             if opened is not None:
                 if mark.encode() in (quietly(os.read, opened, 65536) or b''): broke('content', at, name)
