@@ -233,6 +233,7 @@ def test_a_sandbox_is_killed_while_it_changes(watch: Watch, runtime: str) -> Non
     watched.belongings.come_to(watched.nothing)
 
 
+@pytest.mark.long_in_a_machine
 @pytest.mark.parametrize(
     ("runtime", "end"),
     [

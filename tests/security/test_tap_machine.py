@@ -18,7 +18,7 @@ from mas_sandbox.runtimes.microvm.runtime import MicrovmRuntime
 from mas_sandbox.runtimes.select import build_runtime
 from mas_sandbox.wire.messages import Call
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]  # it boots, and looks names up, under emulation
 
 POLICY = NetworkPolicy(hosts=("*.example.org",), cidrs=("203.0.113.0/24",), ports=(443,))
 _TRY = """
