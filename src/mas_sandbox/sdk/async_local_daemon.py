@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Self, cast
 
 from .calls import decode_line
-from .errors import BadReply, CallError, DaemonLost, InvalidRequest, Overloaded
+from .errors import BadReply, CallError, InvalidRequest, Overloaded
 from .local_daemon import (
     EXIT_GRACE_S,
     STDERR_LINES,
@@ -61,7 +61,7 @@ class AsyncLocalDaemon:
         if call_id in self._pending:
             raise InvalidRequest(f"a call {call_id!r} is already running; use another id")
         if self.ended:
-            raise DaemonLost("mas-sandboxd has ended; the call did not run")
+            raise lost(self._process.returncode, self._last_words, began=False)
         future: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
         self._pending[call_id] = future
         self._stdin.write(line + b"\n")

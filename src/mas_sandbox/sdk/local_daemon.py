@@ -67,7 +67,7 @@ class LocalDaemon:
             if call_id in self._pending:
                 raise InvalidRequest(f"a call {call_id!r} is already running; use another id")
             if self._ended:
-                raise DaemonLost("mas-sandboxd has ended; the call did not run")
+                raise lost(self._process.poll(), self._last_words, began=False)
             self._pending[call_id] = future
         # When it is dying, the reader of its stdout reports how.
         with self._writing, suppress(OSError, ValueError):
@@ -156,8 +156,9 @@ def cannot_start(command: Sequence[str], exc: OSError) -> DaemonUnavailable:
     )
 
 
-def lost(exit_status: int | None, last_words: Sequence[str]) -> DaemonLost:
-    """The daemon ended under a call. `exit_status`: negative for a signal, None unknown."""
+def lost(exit_status: int | None, last_words: Sequence[str], *, began: bool = True) -> DaemonLost:
+    """The daemon ended under a call, or before it where that had not begun. `exit_status`:
+    negative for a signal, None unknown."""
     match exit_status:
         case None:
             how = "closed its output"
@@ -165,10 +166,12 @@ def lost(exit_status: int | None, last_words: Sequence[str]) -> DaemonLost:
             how = f"was ended by signal {-signal}"
         case status:
             how = f"exited with status {status}"
+    call = (
+        "it answered; the call may or may not have run" if began else "the call, which did not run"
+    )
     said = "\n".join(last_words)
     return DaemonLost(
-        f"mas-sandboxd {how} before it answered; the call may or may not have run"
-        + (f". It said last:\n{said}" if said else "")
+        f"mas-sandboxd {how} before {call}" + (f". It said last:\n{said}" if said else "")
     )
 
 

@@ -28,6 +28,7 @@ from mas_sandbox.sdk import (
     PolicyDenied,
 )
 from mas_sandbox.sdk.daemon_command import daemon_command
+from mas_sandbox.sdk.local_daemon import LocalDaemon
 
 COMMAND = [sys.executable, "-I", "-S", str(stdio_daemon.__file__)]
 
@@ -180,6 +181,16 @@ def test_runtime_and_policy_file_become_flags(tmp_path: Path) -> None:
     executor = LocalExecutor(show, runtime="jail", policy_file=tmp_path / "p.yaml")
     with pytest.raises(DaemonLost, match=f"-runtime jail -policy {tmp_path}/p.yaml"):
         executor.execute("echo")
+
+
+def test_a_daemon_that_ended_before_a_call_says_why() -> None:
+    daemon = LocalDaemon([sys.executable, "-c", "import sys; sys.exit('no such flag')"])
+    deadline = time.monotonic() + 20
+    while not daemon.ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(DaemonLost, match="(?s)which did not run.*no such flag"):
+        daemon.submit("one", b"{}")
+    daemon.close()
 
 
 def test_the_daemon_is_found_by_variable_then_beside_this_python(
