@@ -188,7 +188,7 @@ def test_a_daemon_that_ended_before_a_call_says_why() -> None:
     deadline = time.monotonic() + 20
     while not daemon.ended and time.monotonic() < deadline:
         time.sleep(0.01)
-    with pytest.raises(DaemonLost, match="(?s)which did not run.*no such flag"):
+    with pytest.raises(DaemonLost, match=r"(?s)which did not run.*no such flag"):
         daemon.submit("one", b"{}")
     daemon.close()
 
