@@ -220,10 +220,9 @@ def test_contexts_run_side_by_side_and_one_takes_turns(place: Place, context: Co
 
 def test_closing_ends_all_that_it_started(place: Place) -> None:
     own = Context(place)
-    beat = "while :; do date +%s%N > beat; sleep 0.05; done"
+    beat = "while :; do date +%s%N > beating; mv beating beat; sleep 0.05; done"
     own.run(f"import subprocess; child = subprocess.Popen(['sh', '-c', '{beat}'])")
-    first = place.run("sleep 0.3; cat beat")[0]
-    assert place.run("sleep 0.3; cat beat")[0] != first
+    place.run("until cp beat first; do :; done; while cmp -s beat first; do :; done")
     closed = ContextInfo.model_validate_json(place.client.delete(own.at()).content)
     assert (closed.state, closed.error and closed.error.code) == ("dead", "interrupted")
     assert place.client.get(own.at()).status_code == 404

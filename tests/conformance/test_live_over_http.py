@@ -56,8 +56,10 @@ def test_a_terminal_is_one(place: Place) -> None:
     url = f"ws://{place.client.base_url.netloc.decode()}{place.url}/processes/ws"
     with connect(url, additional_headers=BEARER, compression=None) as socket:
         socket.send(json.dumps({"argv": ["sh", "-c", "stty size; exec cat"], "pty": {"rows": 33}}))
-        socket.send(b"typed\n")
         events = [json.loads(socket.recv(10))]
+        while b"33 80\r\n" not in text(events, "pty"):
+            events.append(json.loads(socket.recv(10)))
+        socket.send(b"typed\n")
         while text(events, "pty").count(b"typed\r\n") < 2:  # by the terminal, and by cat
             events.append(json.loads(socket.recv(10)))
         socket.send(b"\x03")
@@ -68,7 +70,6 @@ def test_a_terminal_is_one(place: Place) -> None:
             pass
     for event in events:
         check("startProcess", event)
-    assert b"33 80\r\n" in text(events, "pty")
     assert events[-1]["signal"] == 2
 
 

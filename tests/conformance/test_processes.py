@@ -158,7 +158,7 @@ async def test_the_interrupt_character_and_the_end_of_input_of_a_terminal(
     reader = Reader(stream)
     await reader.until(b"ready")
     await stream.write(b"\x03")
-    await reader.until(b"caught")
+    await reader.until(b"caught\r\n")
     await stream.write(b"line\n")
     await reader.until(b"line\r\nline\r\n")
     stream.write_eof()

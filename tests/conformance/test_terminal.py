@@ -160,7 +160,7 @@ def test_a_client_that_was_stopped_is_raw_again_when_it_goes_on(
     running: RunningDaemon, place: Sandbox
 ) -> None:
     with terminal(running.url, "exec", "-it", place.id, "--", "sh", "-c", "echo up; cat") as seen:
-        seen.shows("up")
+        seen.shows("up\r\n")
         termios.tcsetattr(seen.child.child_fd, termios.TCSANOW, seen.settings)  # as a shell does
         os.kill(seen.child.pid, signal.SIGCONT)
         seen.type("x\r")  # the program's terminal echoes it, then cat does
