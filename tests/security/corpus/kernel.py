@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from contextlib import suppress
 from pathlib import Path
 
+from mas_sandbox.runtimes.base import Sandbox
 from mas_sandbox.runtimes.gvisor.posture import posture_problem as gvisor_problem
 from mas_sandbox.runtimes.gvisor.runtime import GvisorSandbox
 from mas_sandbox.runtimes.jail.probe import posture_problem as jail_problem
@@ -150,15 +152,31 @@ async def posture(ground: Ground) -> None:
     async with ground.fresh() as sandbox:
         name = description_of(sandbox, ground.name)
         alike(name, {part: [one] for part, one in (await look(sandbox)).items()})
-        idle = parts(sandbox)
-        alike(name, {part: postures(found) for part, found in idle.items()})
+        waiting = await idle(sandbox, name)
+        assert ("spare" in waiting) == ("spare" in seen_outside(name))
+        alike(name, waiting)
         call = asyncio.create_task(ground.bash("touch runs; sleep 30", sandbox))
         await ground.bash("until [ -e runs ]; do sleep 0.01; done", sandbox)
         busy = parts(sandbox)
         alike(name, {part: postures(found) for part, found in busy.items()})
-        assert busy.keys() == {each for each in described(name) if "inside" not in each}
+        assert busy.keys() == {each for each in seen_outside(name) if each != "spare"}
         call.cancel()
         await asyncio.wait({call})
+
+
+async def idle(sandbox: Sandbox, name: str) -> dict[str, list[Posture]]:
+    """Of its parts, once what waits for the next call has become what it is to be."""
+    until = time.monotonic() + 10
+    while True:
+        found = {part: postures(processes) for part, processes in parts(sandbox).items()}
+        waits = [differences(name, "spare", each) for each in found.get("spare", [])]
+        if waits == [{}] or "spare" not in seen_outside(name) or until < time.monotonic():
+            return found
+        await asyncio.sleep(0.01)
+
+
+def seen_outside(name: str) -> set[str]:
+    return {part for part in described(name) if "inside" not in part}
 
 
 def postures(processes: list[int]) -> list[Posture]:

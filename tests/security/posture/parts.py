@@ -18,13 +18,15 @@ def parts(sandbox: Sandbox) -> dict[str, list[int]]:
     match sandbox:
         case JailSandbox():
             first, *inside = [sandbox.init, *descendants(sandbox.init)]
-            found = {"outside": [_parent(first)], "first": [first]}
             if _is_zygotes(sandbox):
                 found = {"zygote": [_parent(first)], "toolrunner": [first]}
+            else:
+                found = {"outside": [_parent(first)], "first": [first]}
+                found["toolrunner"] = [inside.pop(0)]
             for process in inside:
-                found.setdefault("toolrunner" if _is_toolrunner(process) else "call", []).append(
-                    process
-                )
+                # What runs the toolrunner's program beneath it is no call's yet.
+                part = "spare" if _is_toolrunner(process) else "call"
+                found.setdefault(part, []).append(process)
             return found
         case GvisorSandbox():
             first, *inside = [sandbox.init, *descendants(sandbox.init)]
