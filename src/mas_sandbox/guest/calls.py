@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from mas_sandbox.wire.credit import SendCredit
@@ -12,14 +13,14 @@ from mas_sandbox.wire.messages import FILE_REASONS, GUEST_CODES, Result
 
 from . import processes
 from .child import REPORT_BYTES
+from .input import Input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .child import Plan
-    from .input import Input
+    from .connection import Connection
     from .launcher import Launcher
+    from .poller import Poller
     from .processes import Ended
 
 _SETTLE_SECONDS = 2.0
@@ -41,13 +42,13 @@ class RunningCall:
     """
 
     def __init__(
-        self, stream: int, plan: Plan, launcher: Launcher, closing: Callable[[int], None]
+        self, stream: int, plan: Plan, launcher: Launcher, connection: Connection, poller: Poller
     ) -> None:
-        """Start its process. `closing`: called before a pipe is closed, whose number may be
-        another's at once. Raises Refused when there is no process or descriptor to be had."""
+        """Start its process. Raises Refused when there is no process or descriptor to be had."""
         call = plan.call
         self.stream = stream
-        self._closing = closing
+        self._connection = connection
+        self._poller = poller
         self.credit = SendCredit()
         self.drain = False
         self.settle_by = 0.0
@@ -62,7 +63,8 @@ class RunningCall:
         started = launcher.start(plan)
         self.pid = started.pid
         self.input: Input | None = None
-        self.input_end = started.input_end
+        if started.input_end >= 0:
+            self.input = Input(started.input_end, stream, connection, poller)
         stdout, stderr, value, self._report = started.reading
         self.pipes = {stdout: Kind.STDOUT, stderr: Kind.STDERR, value: Kind.VALUE}
         self._used_before_us = started.cpu_us
@@ -120,7 +122,24 @@ class RunningCall:
         """Whether there is credit to send with, or the output limit left to be noticed."""
         return self.credit.available > 0 or self._output_left == 0
 
-    def read(self, descriptor: int) -> bytes | None:
+    def watch(self) -> None:
+        """Poll its pipes where what they hold could be sent, and nothing else."""
+        wanted = self.readable and not self.drain and not self._connection.full
+        for descriptor in self.pipes:
+            self._poller.watch(descriptor, select.POLLIN if wanted else 0, self.pump)
+
+    def pump(self, descriptor: int) -> None:
+        """Send one piece of one pipe, where there is room and credit for it."""
+        if descriptor not in self.pipes or not self.readable or self._connection.full:
+            return
+        kind = self.pipes[descriptor]
+        data = self._read(descriptor)
+        if data:
+            self._connection.send(kind, self.stream, data)
+        elif self.drain and descriptor in self.pipes:
+            self._close(descriptor)  # what is not there now never comes: no one is left
+
+    def _read(self, descriptor: int) -> bytes | None:
         """The next piece to send, None when there is none to be had now.
 
         Closes the pipe at its end. Ends the call at its output limit, after exactly
@@ -132,7 +151,7 @@ class RunningCall:
         except BlockingIOError:
             return None
         if not data:
-            self.close(descriptor)
+            self._close(descriptor)
             return None
         if self._output_left == 0:
             self._end_at_output_limit()
@@ -143,10 +162,9 @@ class RunningCall:
             self._has_value = True
         return data
 
-    def close(self, descriptor: int) -> None:
+    def _close(self, descriptor: int) -> None:
         del self.pipes[descriptor]
-        self._closing(descriptor)
-        os.close(descriptor)
+        self._poller.close(descriptor)
 
     def result(self) -> Result:
         """How it ended; to be asked once, when no pipe is left."""
@@ -182,7 +200,7 @@ class RunningCall:
 
     def _drop_output(self) -> None:
         for descriptor in list(self.pipes):
-            self.close(descriptor)
+            self._close(descriptor)
 
 
 def read_report(descriptor: int) -> tuple[str, str, str]:

@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mas_sandbox.wire.frames import Kind
 
+    from .poller import Poller, Serve
+
 _READ_BYTES = 64 * 1024
 _FULL_BYTES = 256 * 1024
 _PORT_BYTES = 4096
@@ -31,11 +33,11 @@ class Connection:
     def full(self) -> bool:
         return len(self._waiting) >= _FULL_BYTES
 
-    def watch(self, poll: select.poll) -> int:
-        """Register what to poll, for now: the descriptor that says when to `read`."""
+    def watch(self, poller: Poller, serve: Serve) -> None:
+        """Have `serve` called when there is something to `read`, or room to `flush`."""
         events = 0 if self.full else select.POLLIN
-        poll.register(self._descriptor, events | (select.POLLOUT if self._waiting else 0))
-        return self._descriptor
+        events |= select.POLLOUT if self._waiting else 0
+        poller.watch(self._descriptor, events, serve)
 
     def read(self) -> bytes | None:
         """What has arrived; empty at the end of the channel, None when nothing has."""
@@ -82,14 +84,14 @@ class SerialConnection(Connection):
         self._bell.register(self._descriptor, edges)
         self._away = False
 
-    def watch(self, poll: select.poll) -> int:
+    def watch(self, poller: Poller, serve: Serve) -> None:
         bell = self._bell.fileno()
         if self._away:
-            _forget(poll, self._descriptor)
-            poll.register(bell, select.POLLIN)
-            return bell
-        _forget(poll, bell)
-        return super().watch(poll)
+            poller.forget(self._descriptor)
+            poller.watch(bell, select.POLLIN, serve)
+        else:
+            poller.forget(bell)
+            super().watch(poller, serve)
 
     def read(self) -> bytes | None:
         data = super().read()
@@ -122,10 +124,3 @@ def _hung_up(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
-
-
-def _forget(poll: select.poll, descriptor: int) -> None:
-    try:
-        poll.unregister(descriptor)
-    except KeyError:
-        return  # it was not polled

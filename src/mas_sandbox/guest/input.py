@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import Connection
+    from .poller import Poller
 
 
 class Input:
     """The writing end of a pipe, or a terminal, and what waits to go into it.
 
     What waits is a credit's worth at most: credit is given back for what was written, or
-    for what nobody will read any more. `watched`: where to note that `poll` has it;
-    `foreground`: what sends a signal to the foreground of a terminal, where the kernel does
-    not: the characters that ask for one then never come there.
+    for what nobody will read any more. `foreground`: what sends a signal to the foreground
+    of a terminal, where the kernel does not: the characters that ask for one then never come
+    there.
     """
 
     __slots__ = (
@@ -30,31 +31,24 @@ class Input:
         "_dropped",
         "_ended",
         "_open",
-        "_poll",
+        "_poller",
         "_stream",
         "_waiting",
-        "_watched",
         "descriptor",
         "foreground",
     )
 
     def __init__(
-        self,
-        descriptor: int,
-        stream: int,
-        connection: Connection,
-        poll: select.poll,
-        watched: dict[int, Input],
+        self, descriptor: int, stream: int, connection: Connection, poller: Poller
     ) -> None:
         """Takes the descriptor over."""
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
         self._stream = stream
         self._connection = connection
-        self._poll = poll
+        self._poller = poller
         self._credit = ReceiveCredit()
         self._waiting = bytearray()
-        self._watched = watched
         self.foreground: Callable[[int], object] | None = None
         self._dropped = 0
         self._ended = False
@@ -68,15 +62,16 @@ class Input:
         self._ended = not data
         taken = self.interpret(data)
         self._dropped += len(data) - len(taken)
+        polled = bool(self._waiting)
         self._waiting += taken
-        if self._watched.get(self.descriptor) is not self:
+        if not polled:
             self.pump()
 
     def interpret(self, data: bytes) -> bytes:
         """What of it is to be written."""
         return data
 
-    def pump(self) -> None:
+    def pump(self, _descriptor: int = -1) -> None:
         """Write what the descriptor takes now."""
         count = len(self._waiting)
         if self._open and count:
@@ -93,7 +88,9 @@ class Input:
             self._connection.send(Kind.CREDIT, self._stream, grant)
         if self._open and self._ended and not self._waiting:
             self.end()
-        self._watch()
+        if self._open:
+            wanted = select.POLLOUT if self._waiting else 0
+            self._poller.watch(self.descriptor, wanted, self.pump)
 
     def end(self) -> None:
         """All was written, and there is no more."""
@@ -104,18 +101,7 @@ class Input:
         self._waiting.clear()
         self._close()
 
-    def _watch(self) -> None:
-        wanted = self._open and bool(self._waiting)
-        if wanted and self.descriptor not in self._watched:
-            self._poll.register(self.descriptor, select.POLLOUT)
-            self._watched[self.descriptor] = self
-        elif not wanted and self._watched.get(self.descriptor) is self:
-            self._poll.unregister(self.descriptor)
-            del self._watched[self.descriptor]
-
     def _close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        self._watch()
-        os.close(self.descriptor)
+        if self._open:
+            self._open = False
+            self._poller.close(self.descriptor)

@@ -19,8 +19,8 @@ from mas_sandbox.wire.process import Process
 from . import environment, processes, tools, welcome
 from .calls import RunningCall
 from .child import DESCRIBE, Plan
-from .input import Input
 from .launcher import Launcher
+from .poller import Poller
 from .refusal import Refused
 
 TYPE_CHECKING = False
@@ -95,12 +95,9 @@ class Loop:
         self._settings = settings
         self._signals = signals
         self._listener = listener
-        self._channel = -1
         self._parser = FrameParser(FROM_HOST)
-        self._poll = select.poll()
+        self._poller = Poller()
         self._calls: dict[int, RunningCall] = {}
-        self._polled: dict[int, RunningCall] = {}
-        self._inputs: dict[int, Input] = {}
         self._welcome: Welcome | None = None
         self._extensions: Extensions | None = None
         self._launcher = Launcher(settings)
@@ -122,11 +119,11 @@ class Loop:
         python = sys.version.partition(" ")[0]
         hello = Hello(PROTOCOL, os.getpid(), python, tools.NAMES, self._settings.controls)
         self._connection.send(Kind.HELLO, 0, hello.encode())
-        self._poll.register(self._signals.descriptor, select.POLLIN)
+        self._poller.watch(self._signals.descriptor, select.POLLIN, self._notice_signals)
         if self._listener is not None:
-            self._poll.register(self._listener.descriptor, select.POLLIN)
+            self._poller.watch(self._listener.descriptor, select.POLLIN, self._turn_away)
         if self._settings.proxy is not None:
-            self._poll.register(self._settings.proxy.fileno(), select.POLLIN)
+            self._poller.watch(self._settings.proxy.fileno(), select.POLLIN, self._relay_first)
         try:
             while self._open:
                 self._step()
@@ -143,55 +140,24 @@ class Loop:
         self._settle()  # now: what floods write below may leave no room for a result
         self._connection.flush()
         self._choose()
-        ready = [number for number, _ in self._poll.poll(self._patience())]
+        ready = self._poller.wait(self._patience())
         if not ready and self._idle:
             self._preparing.prepare()
         self._turn += 1
         start = self._turn % len(ready) if ready else 0
-        for descriptor in ready[start:] + ready[:start]:
-            if descriptor == self._channel:
-                self._receive()
-            elif descriptor == self._signals.descriptor:
-                self._notice_signals()
-            elif descriptor in self._polled:
-                self._pump(self._polled[descriptor], descriptor)
-            elif descriptor in self._inputs:
-                self._inputs[descriptor].pump()
-            elif self._started is not None and descriptor in self._started:
-                self._started.pump(descriptor)
-            elif self._shares is not None and descriptor in self._shares:
-                self._shares.pump(descriptor)
-            else:
-                self._pump_relay(descriptor)
-        # Whoever calls when ours has just hung up is the next, not a second one.
-        listener = self._listener
-        if listener is not None and listener.descriptor in ready and self._channel not in ready:
-            listener.turn_away()
+        self._poller.serve(ready[start:] + ready[:start])
 
     def _choose(self) -> None:
         """Poll what there is room for, and nothing else."""
-        self._channel = self._connection.watch(self._poll)
-        wanted: dict[int, RunningCall] = {}
-        if not self._connection.full:
-            for call in self._calls.values():
-                if call.readable and not call.drain:
-                    wanted.update(dict.fromkeys(call.pipes, call))
-        for descriptor in self._polled.keys() - wanted.keys():
-            self._poll.unregister(descriptor)
-        for descriptor in wanted.keys() - self._polled.keys():
-            self._poll.register(descriptor, select.POLLIN)
-        self._polled = wanted
+        self._connection.watch(self._poller, self._receive)
+        for call in self._calls.values():
+            call.watch()
         if self._started is not None:
             self._started.choose()
         if self._relays is not None:
             self._relays.choose()
         if self._shares is not None:
             self._shares.choose()
-
-    def _forget(self, descriptor: int) -> None:
-        """Poll a call's pipe no more."""
-        if self._polled.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
 
     @property
     def _idle(self) -> bool:
@@ -215,7 +181,13 @@ class Loop:
             until = min(until, now + _IDLE_SECONDS)
         return None if until == float("inf") else max(0.0, (until - now) * 1000 + 1)
 
-    def _receive(self) -> None:
+    def _turn_away(self, _listening: int) -> None:
+        """Somebody calls: who does when ours has just hung up is the next, not a second one."""
+        self._receive()
+        if self._open and self._listener is not None:
+            self._listener.turn_away()
+
+    def _receive(self, _channel: int = -1) -> None:
         data = self._connection.read()
         if data is None:
             return
@@ -288,7 +260,7 @@ class Loop:
         if self._settings.machine is not None and message.mounts and self._shares is None:
             from .shares import Shares
 
-            self._shares = Shares(self._connection, self._poll, message.mounts)
+            self._shares = Shares(self._connection, self._poller, message.mounts)
         else:
             self._connection.send(Kind.READY, 0)
 
@@ -299,24 +271,18 @@ class Loop:
         self._preparing = self._launcher
         try:
             plan = self._plan(call, self._find(call.tool))
-            running = RunningCall(stream, plan, self._launcher, self._forget)
+            self._calls[stream] = RunningCall(
+                stream, plan, self._launcher, self._connection, self._poller
+            )
         except Refused as refused:
             self._refuse(stream, refused)
-            return
-        self._calls[stream] = running
-        if running.input_end >= 0:
-            running.input = Input(
-                running.input_end, stream, self._connection, self._poll, self._inputs
-            )
 
     def _start_process(self, stream: int, process: Process) -> None:
         self._check_free(stream, Kind.START)
         if self._started is None:
             from .started import StartedProcesses  # many a sandbox is never asked for one
 
-            self._started = StartedProcesses(
-                self._connection, self._poll, self._inputs, self._settings
-            )
+            self._started = StartedProcesses(self._connection, self._poller, self._settings)
         # What waits to be something else is out of everybody's reach.
         self._started.untidy |= self._launcher.discard()
         self._preparing = self._started.keepers
@@ -373,27 +339,17 @@ class Loop:
                 raise Refused(ErrorCode.NOT_FOUND, message) from None
             return None
 
-    def _pump(self, call: RunningCall, descriptor: int) -> None:
-        """Send one piece of one pipe, where there is room and credit for it."""
-        if descriptor not in call.pipes or not call.readable or self._connection.full:
-            return
-        kind = call.pipes[descriptor]
-        data = call.read(descriptor)
-        if data:
-            self._connection.send(kind, call.stream, data)
-        elif call.drain and descriptor in call.pipes:
-            call.close(descriptor)  # what is not there now never comes: no one is left
+    def _relay_first(self, listening: int) -> None:
+        """Somebody has connected to the proxy for the first time."""
+        from .relays import Relays  # most sandboxes never connect to anything
 
-    def _pump_relay(self, descriptor: int) -> None:
         proxy = self._settings.proxy
-        if self._relays is None and proxy is not None and descriptor == proxy.fileno():
-            from .relays import Relays  # most sandboxes never connect to anything
+        if proxy is None:
+            raise AssertionError("no proxy is polled")
+        self._relays = Relays(self._connection, self._poller, proxy)
+        self._relays.accept(listening)
 
-            self._relays = Relays(self._connection, self._poll, proxy)
-        if self._relays is not None:
-            self._relays.pump(descriptor)
-
-    def _notice_signals(self) -> None:
+    def _notice_signals(self, _descriptor: int) -> None:
         if self._signals.take():
             self._end()
         for call in self._calls.values():
@@ -425,7 +381,7 @@ class Loop:
         for call in ended:
             if call.drain:
                 for descriptor in list(call.pipes):
-                    self._pump(call, descriptor)
+                    call.pump(descriptor)
                 if not call.pipes:
                     del self._calls[call.stream]
                     if call.input is not None:

@@ -20,9 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .connection import Connection
     from .input import Input
     from .keepers import Kept
     from .machine import Machine
+    from .poller import Poller
 
 DRAIN_SECONDS = 0.2
 """How long the pipes of a process that has ended are read while others hold them open."""
@@ -33,7 +35,7 @@ _SETTLE_SECONDS = 2.0
 class RunningProcess:
     """`outputs`: descriptor -> the kind of frame its data travels in, until end of file;
     `deadline`: the monotonic time at which `expire` has something to do; `keeper`: the
-    id of the process above it; `watched`: where to note which of its outputs `poll` has."""
+    id of the process above it."""
 
     def __init__(
         self,
@@ -41,8 +43,8 @@ class RunningProcess:
         kept: Kept,
         timeout_ms: int,
         machine: Machine | None,
-        poll: select.poll,
-        watched: dict[int, RunningProcess],
+        connection: Connection,
+        poller: Poller,
     ) -> None:
         self.stream = stream
         self.keeper = kept.pid
@@ -55,8 +57,8 @@ class RunningProcess:
         self.started = self.killed = self.draining = False
         self.gone = False
         """Whether nothing is left beneath the keeper, nor the keeper itself."""
-        self._poll = poll
-        self._watched = watched
+        self._connection = connection
+        self._poller = poller
         self._machine = machine
         self._oom_kills = 0 if machine is None else machine.oom_kills()
         self._timeout_ms = timeout_ms
@@ -131,7 +133,7 @@ class RunningProcess:
     def let_go(self) -> None:
         """Close our ends of its standard streams."""
         for descriptor in list(self.outputs):
-            self.close(descriptor)
+            self._close(descriptor)
         if self.input is not None:
             self.input.close()
 
@@ -152,47 +154,49 @@ class RunningProcess:
         """Whether to send what it writes: not before its id, and not without credit."""
         return self.credit.available > 0 and (self.started or self._ended is not None)
 
-    def watch(self, full: bool) -> None:
-        """Poll its outputs where they could be sent. `full`: the channel is."""
-        wanted = self.readable and not full
+    def watch(self) -> None:
+        """Poll its outputs where what they hold could be sent, and nothing else."""
+        wanted = self.readable and not self._connection.full
         for descriptor in self.outputs:
-            if wanted and descriptor not in self._watched:
-                self._poll.register(descriptor, select.POLLIN)
-                self._watched[descriptor] = self
-            elif not wanted and descriptor in self._watched:
-                self._forget(descriptor)
+            self._poller.watch(descriptor, select.POLLIN if wanted else 0, self.pump)
 
-    def read(self, descriptor: int) -> bytes | None:
+    def pump(self, descriptor: int) -> bool:
+        """Whether there was a piece to send, and room and credit for it."""
+        if not self.readable or self._connection.full:
+            return False
+        kind = self.outputs[descriptor]
+        data = self._read(descriptor)
+        if data:
+            self._connection.send(kind, self.stream, data)
+            if not self.readable:
+                self.watch()
+        return bool(data)
+
+    def _read(self, descriptor: int) -> bytes | None:
         """The next piece to send, None when there is none to be had now. Lets go of the
         pipe at its end, and once it is `draining` when what was in it has been read."""
         try:
             data = os.read(descriptor, min(CHUNK, self.credit.available))
         except BlockingIOError:
             if self.draining:
-                self.close(descriptor)
+                self._close(descriptor)
             return None
         except OSError:
             data = b""  # EIO: nobody has the terminal open any more
         if not data:
-            self.close(descriptor)
+            self._close(descriptor)
             return None
         self.credit.spend(len(data))
         if self.draining:
             # A pipe's worth: what came later is not what the process wrote.
             self._left[descriptor] = self._left.get(descriptor, CHUNK) - len(data)
             if self._left[descriptor] <= 0:
-                self.close(descriptor)
+                self._close(descriptor)
         return data
 
-    def close(self, descriptor: int) -> None:
-        if descriptor in self._watched:
-            self._forget(descriptor)
+    def _close(self, descriptor: int) -> None:
         del self.outputs[descriptor]
-        os.close(descriptor)
-
-    def _forget(self, descriptor: int) -> None:
-        self._poll.unregister(descriptor)
-        del self._watched[descriptor]
+        self._poller.close(descriptor)
 
     @property
     def settled(self) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import _socket
 
     from .connection import Connection
+    from .poller import Poller
 
 MAX_RELAYS = 200
 """Connections at once; more of them wait in the listening socket's queue."""
@@ -29,17 +30,14 @@ class Relays:
     `listening`: what the workload connects to; it outlives this object.
     """
 
-    def __init__(
-        self, connection: Connection, poll: select.poll, listening: _socket.socket
-    ) -> None:
+    def __init__(self, connection: Connection, poller: Poller, listening: _socket.socket) -> None:
         self._connection = connection
-        self._poll = poll
+        self._poller = poller
         self._listening = listening
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._last = GUEST_STREAM
         self._by_stream: dict[int, Relay] = {}
         self._by_descriptor: dict[int, Relay] = {}
-        self._polled: dict[int, int] = {}
         self._changed: set[Relay] = set()
         self._full = False
 
@@ -50,19 +48,11 @@ class Relays:
             self._full = full
             self._changed.update(self._by_descriptor.values())
         for relay in self._changed:
-            self._watch(relay.descriptor, relay.wanted(full))
+            self._poller.watch(relay.descriptor, relay.wanted(full), self._pump)
         self._changed.clear()
         room = len(self._by_stream) < MAX_RELAYS and self._last < _LAST_STREAM
-        self._watch(self._listening.fileno(), select.POLLIN if room and not full else 0)
-
-    def pump(self, descriptor: int) -> None:
-        """Serve what was polled, one piece of it."""
-        if descriptor in self._by_descriptor:
-            relay = self._by_descriptor[descriptor]
-            relay.pump(self._connection.full)
-            self._follow(relay)
-        elif descriptor == self._listening.fileno():
-            self._accept()
+        wanted = select.POLLIN if room and not full else 0
+        self._poller.watch(self._listening.fileno(), wanted, self.accept)
 
     def receive(self, kind: Kind, stream: int, payload: bytes) -> None:
         """A frame for one of these streams. Raises ProtocolError.
@@ -90,7 +80,7 @@ class Relays:
 
     def close(self) -> None:
         """The host is gone: so is every connection, and whoever still waits for one."""
-        self._watch(self._listening.fileno(), 0)
+        self._poller.forget(self._listening.fileno())
         for relay in list(self._by_descriptor.values()):
             self._drop(relay)
         self._by_stream.clear()
@@ -98,7 +88,8 @@ class Relays:
         while (accepted := self._accepted()) is not None:
             os.close(accepted)
 
-    def _accept(self) -> None:
+    def accept(self, _listening: int) -> None:
+        """Open a stream for who has connected, if it is still there."""
         accepted = self._accepted()
         if accepted is None:
             return
@@ -107,6 +98,11 @@ class Relays:
         self._by_stream[relay.stream] = self._by_descriptor[accepted] = relay
         self._changed.add(relay)
         self._connection.send(Kind.OPEN, relay.stream, EGRESS)
+
+    def _pump(self, descriptor: int) -> None:
+        relay = self._by_descriptor[descriptor]
+        relay.pump(self._connection.full)
+        self._follow(relay)
 
     def _accepted(self) -> int | None:
         try:
@@ -138,17 +134,7 @@ class Relays:
             self._drop(relay)
 
     def _drop(self, relay: Relay) -> None:
-        self._watch(relay.descriptor, 0)  # first: the number will be another's
+        self._poller.forget(relay.descriptor)
         self._changed.discard(relay)
         del self._by_descriptor[relay.descriptor]
         relay.close()
-
-    def _watch(self, descriptor: int, events: int) -> None:
-        if events == self._polled.get(descriptor, 0):
-            return
-        if events:
-            self._poll.register(descriptor, events)
-            self._polled[descriptor] = events
-        else:
-            self._poll.unregister(descriptor)
-            del self._polled[descriptor]

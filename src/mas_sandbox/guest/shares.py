@@ -21,6 +21,7 @@ from .refusal import Unenforceable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .connection import Connection
+    from .poller import Poller
 
 _MAX_SHARES = 0xFF
 _MAX_DATA = 1024 * 1024
@@ -50,7 +51,7 @@ class Share:
         """Whether there is room for what the kernel asks next."""
         return not self._connection.full and self._outgoing.available > 0
 
-    def pump(self) -> None:
+    def pump(self, _device: int = -1) -> None:
         """Pass one request on, as far as there is room for it."""
         if not self._request and self.wanted:
             self._read()
@@ -132,7 +133,7 @@ class Shares:
     """Their streams are numbered from here; the relays' are below."""
 
     def __init__(
-        self, connection: Connection, poll: select.poll, wanted: list[tuple[str, str]]
+        self, connection: Connection, poller: Poller, wanted: list[tuple[str, str]]
     ) -> None:
         """`wanted`: (path, "ro" or "rw"), outer directories before those inside them.
 
@@ -141,12 +142,10 @@ class Shares:
         if len(wanted) > _MAX_SHARES:
             raise Unenforceable(f"{len(wanted)} host directories; {_MAX_SHARES} at most")
         self._connection = connection
-        self._poll = poll
+        self._poller = poller
         self._by_stream: dict[int, Share] = {}
-        self._by_descriptor: dict[int, Share] = {}
         self._waiting: list[Share] = []  # for their mount, without which poll(2) fails
         self._serving: list[Share] = []
-        self._polled: set[int] = set()
         self._failure: OSError | None = None
         buffer = bytearray(_REQUEST_BYTES)
         for position in range(len(wanted)):
@@ -155,36 +154,20 @@ class Shares:
             except OSError as error:
                 raise Unenforceable(f"host directories need FUSE: {error}") from error
             share = Share(connection, self.FIRST_STREAM + position, device, buffer)
-            self._by_stream[share.stream] = self._by_descriptor[share.descriptor] = share
+            self._by_stream[share.stream] = share
             self._waiting.append(share)
             connection.send(Kind.OPEN, share.stream, f"share/{position}".encode())
         self._mounted, self._tell = os.pipe()
-        poll.register(self._mounted, select.POLLIN)
-        _thread.start_new_thread(self._mount, (wanted, [*self._by_descriptor]))
-
-    def __contains__(self, descriptor: int) -> bool:
-        return descriptor in self._by_descriptor or descriptor == self._mounted
+        poller.watch(self._mounted, select.POLLIN, self._notice_mounts)
+        devices = [share.descriptor for share in self._waiting]
+        _thread.start_new_thread(self._mount, (wanted, devices))
 
     def choose(self) -> None:
         """Poll what there is room for, and nothing else."""
         for share in self._serving:
             share.send()
-            wanted, descriptor = share.wanted, share.descriptor
-            if wanted == (descriptor in self._polled):
-                continue
-            if wanted:
-                self._poll.register(descriptor, select.POLLIN)
-                self._polled.add(descriptor)
-            else:
-                self._poll.unregister(descriptor)
-                self._polled.discard(descriptor)
-
-    def pump(self, descriptor: int) -> None:
-        """Serve what was polled. Raises Unenforceable where a directory cannot be mounted."""
-        if descriptor == self._mounted:
-            self._notice_mounts()
-        else:
-            self._by_descriptor[descriptor].pump()
+            wanted = select.POLLIN if share.wanted else 0
+            self._poller.watch(share.descriptor, wanted, share.pump)
 
     def receive(self, kind: Kind, stream: int, payload: bytes) -> None:
         """A frame of the host's for one of the shares. Raises ProtocolError."""
@@ -214,14 +197,13 @@ class Shares:
             self._failure = error
             os.close(self._tell)
 
-    def _notice_mounts(self) -> None:
+    def _notice_mounts(self, _mounted: int) -> None:
+        """Raises Unenforceable where a directory cannot be mounted."""
         for _ in os.read(self._mounted, _MAX_SHARES):
             self._serving.append(self._waiting.pop(0))
         if self._failure is not None:
             raise Unenforceable(f"a host directory cannot be mounted: {self._failure}")
         if not self._waiting:
-            self._poll.unregister(self._mounted)
-            os.close(self._mounted)
+            self._poller.close(self._mounted)
             os.close(self._tell)
-            self._mounted = -1
             self._connection.send(Kind.READY, 0)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .loop import Settings
     from .machine import Machine
+    from .poller import Poller
 
 MAX_PROCESSES = 256
 """At once, also counting those of which only something in the background is left."""
@@ -38,24 +39,16 @@ _DESCRIPTORS = 4096
 class StartedProcesses:
     """The streams of one connection that START opened, among the rest that its loop polls.
 
-    `streams`: those without a RESULT yet; `inputs`: shared with the loop's calls;
-    `untidy`: whether somebody has to be reaped still, or ended.
+    `streams`: those without a RESULT yet; `untidy`: whether somebody has to be reaped
+    still, or ended.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        poll: select.poll,
-        inputs: dict[int, Input],
-        settings: Settings,
-    ) -> None:
+    def __init__(self, connection: Connection, poller: Poller, settings: Settings) -> None:
         self.streams: dict[int, RunningProcess] = {}
         self.untidy = False
         self.keepers = Keepers(settings)
         self._connection = connection
-        self._poll = poll
-        self._inputs = inputs
-        self._watched: dict[int, RunningProcess] = {}
+        self._poller = poller
         self._lines: dict[int, RunningProcess] = {}
         self._leaving: set[int] = set()
         self._adoption = Adoption()
@@ -65,9 +58,6 @@ class StartedProcesses:
         wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-    def __contains__(self, descriptor: int) -> bool:
-        return descriptor in self._watched or descriptor in self._lines
 
     @property
     def empty(self) -> bool:
@@ -93,16 +83,16 @@ class StartedProcesses:
             )
         kept = self.keepers.start(plan, process)
         running = RunningProcess(
-            stream, kept, process.timeout_ms, plan.machine, self._poll, self._watched
+            stream, kept, process.timeout_ms, plan.machine, self._connection, self._poller
         )
         kind = Input
         if kept.terminal >= 0:
             from .terminal import TerminalInput
 
             kind = TerminalInput
-        running.input = kind(kept.input_end, stream, self._connection, self._poll, self._inputs)
+        running.input = kind(kept.input_end, stream, self._connection, self._poller)
         self.streams[stream] = self._lines[kept.line] = running
-        self._poll.register(kept.line, select.POLLIN)
+        self._poller.watch(kept.line, select.POLLIN, self._hear)
 
     def receive(self, kind: Kind, stream: int, payload: bytes) -> None:
         """A frame for one of `streams`. Raises ProtocolError."""
@@ -134,15 +124,8 @@ class StartedProcesses:
             self._full = full
             self._changed.update(self.streams.values())
         for running in self._changed:
-            running.watch(full)
+            running.watch()
         self._changed.clear()
-
-    def pump(self, descriptor: int) -> None:
-        """Serve what was polled, one piece of it."""
-        if descriptor in self._watched:
-            self._send(self._watched[descriptor], descriptor)
-        elif descriptor in self._lines:
-            self._hear(self._lines[descriptor])
 
     def deadline(self) -> float:
         return min((each.deadline for each in self.streams.values()), default=float("inf"))
@@ -158,7 +141,7 @@ class StartedProcesses:
                     self._end_adopted(running)
             if running.draining:
                 for descriptor in list(running.outputs):
-                    while descriptor in running.outputs and self._send(running, descriptor):
+                    while descriptor in running.outputs and running.pump(descriptor):
                         pass  # a pipe's worth at most
             if running.settled:
                 self._finish(running)
@@ -181,8 +164,7 @@ class StartedProcesses:
         for running in self.streams.values():
             running.let_go()
         for line in self._lines:
-            self._poll.unregister(line)
-            os.close(line)
+            self._poller.close(line)
         self.keepers.discard()
         self._leaving |= self.keepers.pids
         self.keepers.pids.clear()
@@ -191,19 +173,8 @@ class StartedProcesses:
         self._lines.clear()
         self._changed.clear()
 
-    def _send(self, running: RunningProcess, descriptor: int) -> bool:
-        """Whether there was a piece to send, and room and credit for it."""
-        if not running.readable or self._connection.full:
-            return False
-        kind = running.outputs[descriptor]
-        data = running.read(descriptor)
-        if data:
-            self._connection.send(kind, running.stream, data)
-            if not running.readable:
-                self._changed.add(running)
-        return bool(data)
-
-    def _hear(self, running: RunningProcess) -> None:
+    def _hear(self, line: int) -> None:
+        running = self._lines[line]
         self._changed.add(running)
         for kind, payload in running.hear():
             if kind == keeper.STARTED:
@@ -224,9 +195,8 @@ class StartedProcesses:
         if not running.ended:
             running.end_without_keeper()
             self._end_adopted(running)
-        self._poll.unregister(running.line)
         del self._lines[running.line]
-        os.close(running.line)
+        self._poller.close(running.line)
         self.keepers.pids.discard(running.keeper)
         self._leaving.add(running.keeper)
         self.untidy = True

@@ -12,11 +12,11 @@ from .input import Input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import select
     from collections.abc import Callable
     from typing import Any
 
     from .connection import Connection
+    from .poller import Poller
 
 _LOCAL_MODES, _CHARACTERS = 3, 6  # of what tcgetattr returns
 _SIGNALS = (
@@ -49,14 +49,9 @@ class TerminalInput(Input):
     __slots__ = ("_at_line_start",)
 
     def __init__(
-        self,
-        descriptor: int,
-        stream: int,
-        connection: Connection,
-        poll: select.poll,
-        watched: dict[int, Input],
+        self, descriptor: int, stream: int, connection: Connection, poller: Poller
     ) -> None:
-        super().__init__(descriptor, stream, connection, poll, watched)
+        super().__init__(descriptor, stream, connection, poller)
         self._at_line_start = True
 
     def interpret(self, data: bytes) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mas_sandbox.api.idempotency import KEY, is_key
 from mas_sandbox.api.models import Problem
 
 from .calls import decode, encode
@@ -33,7 +34,6 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRY_WAIT_S = 30.0
-MAX_KEY = 255
 
 EXECUTE = "/v1/sandbox/execute"
 HEALTH = "/v1/sandbox/health"
@@ -94,10 +94,8 @@ def key_header(key: str) -> dict[str, str]:
     >>> key_header('say "hi"')
     {'idempotency-key': '"say \\\\"hi\\\\""'}
     """
-    if not 1 <= len(key) <= MAX_KEY or not (key.isascii() and key.isprintable()):
-        raise InvalidRequest(
-            f"idempotency_key: pass 1 to {MAX_KEY} printable ASCII characters, such as a UUID"
-        )
+    if not is_key(key):
+        raise InvalidRequest(f"idempotency_key: pass {KEY}")
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return {"idempotency-key": f'"{escaped}"'}
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, assert_never
 
+from mas_sandbox.api.idempotency import KEY, is_key
 from mas_sandbox.audit.canonical import canonical
 from mas_sandbox.wire import strict_json
 from mas_sandbox.wire.errors import ErrorCode, SandboxError
@@ -68,11 +69,8 @@ class Keyed:
     def of(key: str, route: str, body: object) -> Keyed:
         """`body`: decoded JSON; in what order or with what blanks it was written is no matter.
         Raises SandboxError `invalid_request` for a key that is none."""
-        if not 1 <= len(key) <= 255 or not (key.isascii() and key.isprintable()):
-            raise SandboxError(
-                ErrorCode.INVALID_REQUEST,
-                "an idempotency key is 1 to 255 printable ASCII characters, such as a UUID",
-            )
+        if not is_key(key):
+            raise SandboxError(ErrorCode.INVALID_REQUEST, f"an idempotency key is {KEY}")
         return Keyed(key, hashlib.sha256(canonical([route, body])).hexdigest())
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from doubles.host import Link, start_toolrunner
 from mas_sandbox.guest.connection import SerialConnection
+from mas_sandbox.guest.poller import Poller
 from mas_sandbox.wire.frames import Kind
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="virtio-serial is Linux's")
@@ -101,26 +102,26 @@ def test_without_a_host_it_waits_and_does_not_end(
     hung_up: tuple[SerialConnection, Path],
 ) -> None:
     connection, path = hung_up
-    poll = select.poll()
-    connection.watch(poll)
-    assert poll.poll(0)
-    assert connection.read() is None
+    poller = Poller()
+
+    def heard(patience_ms: float) -> list[bytes | None]:
+        connection.watch(poller, lambda _: said.append(connection.read()))
+        said: list[bytes | None] = []
+        poller.serve(poller.wait(patience_ms))
+        return said
+
+    assert heard(0) == [None]
     for _ in range(2):
-        watched = connection.watch(poll)
         started = time.monotonic()
-        assert poll.poll(50) == []
+        assert heard(50) == []
         assert time.monotonic() - started > 0.04
     writer = os.open(path, os.O_WRONLY)
     os.write(writer, b"back")
-    assert [number for number, _ in poll.poll(5000)] == [watched]
-    assert connection.read() == b"back"
-    assert connection.watch(poll) != watched
-    assert connection.read() is None
-    assert poll.poll(0) == []
+    assert heard(5000) == [b"back"]
+    assert heard(0) == []
     os.close(writer)
-    assert poll.poll(5000)
-    assert connection.read() is None
-    assert connection.watch(poll) == watched
+    assert heard(5000) == [None]
+    assert heard(0) == []
 
 
 def test_a_host_that_comes_between_the_look_and_the_wait_is_seen(
@@ -130,8 +131,8 @@ def test_a_host_that_comes_between_the_look_and_the_wait_is_seen(
     assert connection.read() is None
     writer = os.open(path, os.O_WRONLY)
     os.write(writer, b"early")
-    poll = select.poll()
-    connection.watch(poll)
-    assert poll.poll(5000)
+    poller = Poller()
+    connection.watch(poller, lambda _: None)
+    assert poller.wait(5000)
     assert connection.read() == b"early"
     os.close(writer)
