@@ -59,6 +59,7 @@ class Terminal:
             env=environment,
             dimensions=(30, 100),
             timeout=20,
+            preexec_fn=_ignore_nothing,
         )
         # pexpect waits before each send, for programs that flush what was typed.
         self.child.delaybeforesend = None
@@ -83,6 +84,12 @@ class Terminal:
 
     def _settings(self) -> list[Any]:
         return termios.tcgetattr(self.child.child_fd)
+
+
+def _ignore_nothing() -> None:
+    """As after a login, whoever started these tests: nohup leaves SIGHUP ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

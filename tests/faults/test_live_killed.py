@@ -184,6 +184,16 @@ def test_the_clients_are_killed(watch: Watch, runtime: str) -> None:
     watched.belongings.come_to(watched.nothing)
 
 
+def goes_on(place: Place) -> bool:
+    """A pause that was abandoned may still be done, after the resume as well."""
+    assert place.post("resume")["state"] == "running"
+    try:
+        return place.run("echo on")[0] == b"on\n"
+    except AssertionError:
+        assert place.info()["state"] == "paused"
+        return False
+
+
 @pytest.mark.parametrize("runtime", ["local", "jail"])
 def test_clients_are_killed_while_a_sandbox_changes(watch: Watch, runtime: str) -> None:
     watched = watch(runtime)
@@ -194,8 +204,7 @@ def test_clients_are_killed_while_a_sandbox_changes(watch: Watch, runtime: str) 
             begun = Conversation(watched.running, "POST", path, b"{}")
             time.sleep(delay)
             begun.abort()
-        until(lambda place=place: place.post("resume")["state"] == "running", 5)
-        assert place.run("echo on")[0] == b"on\n"
+        until(lambda place=place: goes_on(place), 5)
         begun = Conversation(watched.running, "DELETE", place.url)
         time.sleep(delay)
         begun.abort()

@@ -119,13 +119,20 @@ def test_a_disk_limit_is_put_around_every_disk() -> None:
 
 
 def test_the_guest_is_told_its_channel_and_its_scratch_space() -> None:
-    words = boot_args("tcg", replace(SPEC, overlay_mb=64), 13).split()
+    words = boot_args("tcg", replace(SPEC, overlay_mb=64), COLD).split()
     assert {"mas.channel=serial", "mas.overlay_mb=64", "panic=-1"} <= set(words)
-    assert "mas.channel=vsock:5001" in boot_args("kvm", replace(SPEC, port=5001), Vsock(9, 77))
+    by_vsock = replace(COLD, channel=Vsock(9, 77))
+    assert "mas.channel=vsock:5001" in boot_args("kvm", replace(SPEC, port=5001), by_vsock)
+
+
+def test_an_emulated_guest_is_told_how_fast_its_counter_runs() -> None:
+    known = replace(COLD, tsc_khz=2_300_017)
+    assert "tsc_early_khz=2300017" in boot_args("tcg", SPEC, known).split()
+    assert "tsc_early_khz" not in boot_args("tcg", SPEC, COLD)
 
 
 def test_the_operators_words_come_last() -> None:
-    words = boot_args("tcg", replace(SPEC, boot_args="mas.overlay_mb=7 debug"), 13).split()
+    words = boot_args("tcg", replace(SPEC, boot_args="mas.overlay_mb=7 debug"), COLD).split()
     assert words[-2:] == ["mas.overlay_mb=7", "debug"]
 
 

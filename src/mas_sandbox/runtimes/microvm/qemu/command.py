@@ -39,6 +39,10 @@ QEMU 7.2 leaves nobody's flags after an emulated CMPXCHG16B: an interrupt right 
 them, and the guest goes on with its trap flag set. Linux 6.12, which allocates with that
 instruction, panicked every 10 s; so it is told that there is none. Programs still find it."""
 
+_TSC = "tsc_early_khz"
+"""In place of what the kernel would measure; a second later it measures again, and more finely,
+but only believes what is within a hundredth of this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vsock:
@@ -55,7 +59,8 @@ class Wiring:
     `memory` holds the guest's memory, and is written to where it is `shared`;
     `channel`: the other end of a virtio-serial port, or a vsock; `disks`: the root disk,
     then the spec's drives in their order; `kernel` is None for a machine that goes on
-    from a saved state, which QEMU is then told of over `monitor`.
+    from a saved state, which QEMU is then told of over `monitor`; `tsc_khz`: how fast the
+    counter of an emulated one runs, where that is known.
     """
 
     monitor: int
@@ -68,6 +73,7 @@ class Wiring:
     initrd: int | None = None
     tap: Tap | None = None
     disk_limit: DiskLimit | None = None
+    tsc_khz: int | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -109,21 +115,22 @@ def command_line(binary: str, acceleration: str, spec: VmSpec, wiring: Wiring) -
     arguments += ["-kernel", path_of(wiring.kernel)]
     if wiring.initrd is not None:
         arguments += ["-initrd", path_of(wiring.initrd)]
-    return [*arguments, "-append", boot_args(acceleration, spec, wiring.channel)]
+    return [*arguments, "-append", boot_args(acceleration, spec, wiring)]
 
 
 def machine_words(acceleration: str) -> list[str]:
     """What machines of every spec have in common; a template is of no use to others."""
-    emulated = [_TRANSLATOR, _EMULATED_CPU, _EMULATED_ARGS] if acceleration == "tcg" else []
-    return [_MACHINE, _BOOT_ARGS, *emulated]
+    emulated = [_TRANSLATOR, _EMULATED_CPU, _EMULATED_ARGS, _TSC]
+    return [_MACHINE, _BOOT_ARGS, *(emulated if acceleration == "tcg" else [])]
 
 
-def boot_args(acceleration: str, spec: VmSpec, channel: int | Vsock) -> str:
+def boot_args(acceleration: str, spec: VmSpec, wiring: Wiring) -> str:
     """The kernel's command line; the spec's own words come last, and so win."""
-    way = f"vsock:{spec.port}" if isinstance(channel, Vsock) else "serial"
+    way = f"vsock:{spec.port}" if isinstance(wiring.channel, Vsock) else "serial"
     words = [
         _BOOT_ARGS,
         _EMULATED_ARGS if acceleration == "tcg" else "",
+        f"{_TSC}={wiring.tsc_khz}" if wiring.tsc_khz else "",
         f"mas.channel={way} mas.overlay_mb={spec.overlay_mb}",
         spec.boot_args,
     ]

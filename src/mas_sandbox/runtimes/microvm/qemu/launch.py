@@ -85,6 +85,7 @@ async def _launch(
             initrd=_boot_file(spec.initrd, place, inherited) if cold else None,
             tap=place.tap,
             disk_limit=place.disk_limit,
+            tsc_khz=await _tsc_khz() if cold and qemu.acceleration == "tcg" else None,
         )
         process = ChildProcess(
             command_line(qemu.binary, qemu.acceleration, spec, wiring),
@@ -107,6 +108,12 @@ async def _launch(
     undo.push_async_callback(vm.end)
     vm.releases = undo.pop_all()
     return vm
+
+
+async def _tsc_khz() -> int | None:
+    from .tsc import tsc_khz  # what ctypes costs, only a boot needs
+
+    return await tsc_khz()
 
 
 def _new_memory(spec: VmSpec) -> int:
