@@ -25,13 +25,15 @@ def test_a_shell_command_is_streamed(place: Place) -> None:
     assert place.run("echo $A-$0", env={"A": "1"})[0].startswith(b"1-")
 
 
+BEATS_WITHIN_MS = 4000
 BEAT = "while :; do echo beat >> {0}; sleep 0.05; done"
 
 
 def beats(place: Place, file: str) -> bool:
-    """Whether BEAT runs. (A process may not signal another one's, so not even ask.)"""
-    seen = place.run(f"wc -l < {file}; sleep 0.4; wc -l < {file}")[0].split()
-    return len(set(seen)) > 1
+    """Whether BEAT runs: by then the file grew. (A process may not signal another one's, so not
+    even ask.)"""
+    grown = f'seen=$(wc -l < {file}); until [ "$(wc -l < {file})" != "$seen" ]; do sleep 0.05; done'
+    return bool(place.run(grown, timeout_ms=BEATS_WITHIN_MS)[2]["exit_code"] == 0)
 
 
 def test_what_runs_in_the_background_lives_on(place: Place) -> None:

@@ -78,10 +78,11 @@ def test_paused_it_stands_still_and_resumed_it_goes_on(client: httpx2.Client) ->
     assert (paused["state"], paused["expires_ms"]) == ("paused", None)
     refused = client.post(f"{place.url}/processes", json={"cmd": "true"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "invalid_request")
-    time.sleep(0.2)  # what was on its way
-    before = client.get(f"{place.url}/processes/count").json()["output_to"]
-    time.sleep(0.5)
-    assert client.get(f"{place.url}/processes/count").json()["output_to"] == before
+    before, deadline = -1, time.monotonic() + PATIENCE_S
+    while (now := client.get(f"{place.url}/processes/count").json()["output_to"]) != before:
+        assert time.monotonic() < deadline, now  # what was on its way has come long since
+        before = now
+        time.sleep(0.5)
     assert place.post("resume")["state"] == "running"
     with client.stream("GET", f"{place.url}/processes/count/events?from={before}") as response:
         lines = response.iter_lines()

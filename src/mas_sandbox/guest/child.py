@@ -18,7 +18,7 @@ from . import landlock, libc, tools
 from .directories import inside, open_beneath
 from .files import Files
 from .refusal import Refused
-from .signals import set_handler
+from .signals import restore_defaults
 from .tools import ToolFailure
 
 TYPE_CHECKING = False
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 REPORT_BYTES = 3072
 """A report fits the smallest pipe there is, one page, so that writing it never waits."""
-_DEFAULT = int(signal.SIG_DFL)
 DESCRIBE = "describe_extensions"
 """The reserved name that answers with the manifests of the operator's tools."""
 
@@ -177,8 +176,7 @@ def leave_the_toolrunner(
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     close_all_but(*kept)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        set_handler(number, _DEFAULT)
+    restore_defaults()
 
 
 def keep_orphans() -> bool:

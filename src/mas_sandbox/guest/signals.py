@@ -6,15 +6,23 @@ import os
 import signal
 import sys
 
-# `signal.signal` makes enums of all that goes in and comes out.
-set_handler = sys.modules["_signal"].signal
+# The functions of `signal` make enums of all that goes in and comes out.
+_signal = sys.modules["_signal"]
+set_handler = _signal.signal
 _NUMBERS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)))
+_PYTHONS_OWN = {int(signal.SIGPIPE), int(signal.SIGXFSZ)}
+_IGNORED = {
+    number for number in range(1, signal.NSIG) if _signal.getsignal(number) == _signal.SIG_IGN
+} - _PYTHONS_OWN
+"""By whoever started the daemon (nohup(1), the `&` of a shell): no program in a sandbox asked
+for that."""
 
 
 class Signals:
     """Takes SIGCHLD, SIGTERM and SIGINT over for this process. `descriptor` turns readable."""
 
     def __init__(self) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         self.descriptor, writing = os.pipe()
         os.set_blocking(self.descriptor, False)
         os.set_blocking(writing, False)
@@ -29,6 +37,12 @@ class Signals:
         except BlockingIOError:
             return False
         return bool(numbers.strip(bytes([signal.SIGCHLD])))
+
+
+def restore_defaults() -> None:
+    """What is ours, and what we were started with, is nothing of a call's."""
+    for number in (*_NUMBERS, *_IGNORED):
+        set_handler(number, _signal.SIG_DFL)
 
 
 def _noted(number: int, frame: object) -> None:

@@ -217,7 +217,10 @@ def test_serve_becomes_the_daemon_and_listens_unless_told_otherwise() -> None:
 
 def test_ctrl_c_ends_quietly_with_130() -> None:
     calling = subprocess.Popen(
-        [*PROGRAM, "run", "stubborn"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "run", "stubborn"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
     )
     deadline = time.monotonic() + 20
     while not census.children(calling.pid):  # the daemon that it calls

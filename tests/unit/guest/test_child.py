@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,20 @@ def test_limits_of_a_call(host: Host) -> None:
     assert overfull.stdout.split()[1] == b"4096"
 
 
-def test_programs_start_with_the_default_signal_actions(host: Host) -> None:
-    shown = host.bash("grep -E 'Sig(Ign|Blk)' /proc/self/status")
-    assert {line.split()[1] for line in shown.stdout.splitlines()} == {b"0" * 16}
+def test_programs_start_with_the_default_signal_actions(workspace: Path) -> None:
+    """Also where the daemon has not: nohup ignores SIGHUP, and a supervisor may block some."""
+    look = "grep -E 'Sig(Ign|Blk)' /proc/self/status"
+    odd = signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1
+    before = [signal.signal(number, signal.SIG_IGN) for number in odd]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    try:
+        with Host(workspace) as host:
+            shown = host.bash(look).stdout + host.shell(look).stdout
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in zip(odd, before, strict=True):
+            signal.signal(number, handler)
+    assert {line.split()[1] for line in shown.splitlines()} == {b"0" * 16}
 
 
 def test_the_working_directory_is_beneath_the_workspace(host: Host, workspace: Path) -> None:
