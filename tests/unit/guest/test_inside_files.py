@@ -304,7 +304,7 @@ def test_a_directory_that_becomes_a_link_never_lets_a_write_out(
     finally:
         stop.set()
         swapping.join()
-    assert codes == {"", "invalid_request", "tool_failed"}
+    assert {"", "invalid_request"} <= codes <= {"", "invalid_request", "tool_failed"}
     assert os.listdir(outside) == ["sentinel"]
 
 
