@@ -4,7 +4,8 @@ It reads its program and requests as `mas_sandbox.kernel` does and speaks in the
 pieces. A request's code is a list of verbs as JSON: `["out", TEXT]`, `["err", TEXT]`,
 `["flood", BYTES]`, `["say", MESSAGE]`, `["long", BYTES]` (a result of so many bytes),
 `["end_errors", N]` (the end of run N on the pipe of errors), `["raw", TEXT]` (`MARK` stands for
-the mark), `["wait"]` for a SIGINT, `["deaf"]`, `["exit", N]`. It does not model: Python.
+the mark), `["wait"]` for a SIGINT, `["deaf"]`, `["exit", N]`. `["late"]`, the first of them, is
+that the request is read late: until then no SIGINT is heeded. It does not model: Python.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from doubles.live_runtime import PROGRAMS, Ended, Running
 from mas_sandbox.wire.frames import Kind
 
 _ROOM = 4000
+_LATE_S = 0.3
 
 
 class _Lines:
@@ -63,7 +65,14 @@ class ScriptedKernel:
         while True:
             request = json.loads(await lines.line())
             status, execution = "ok", request["execution"]
-            for verb, *arguments in json.loads(request["code"]):
+            verbs = json.loads(request["code"])
+            if verbs[:1] == [["late"]]:
+                del verbs[0]
+                await asyncio.sleep(_LATE_S)
+                while not self._own.signals.empty():
+                    self._own.signals.get_nowait()
+            await self.say({"type": "begin", "execution": execution})
+            for verb, *arguments in verbs:
                 status = await getattr(self, f"_{verb}")(*arguments) or status
             await self.say({"type": "end", "execution": execution, "status": status})
             await self._end_errors(execution)

@@ -38,6 +38,10 @@ class Line:
         """After all that was printed so far. Raises ValueError for what is not JSON."""
         self._send(self._output, json.dumps(message, allow_nan=False).encode())
 
+    def begin(self, execution: int) -> None:
+        """From now on an interrupt is heard."""
+        self.say({"type": "begin", "execution": execution})
+
     def end(self, execution: int, status: str) -> None:
         """On both pipes: whoever has heard it twice has heard everything."""
         self.say({"type": "end", "execution": execution, "status": status})

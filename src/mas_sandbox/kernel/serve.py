@@ -80,6 +80,7 @@ class Turns:
         try:
             self._running = True
             try:
+                self._line.begin(execution)
                 status = self._attempt(request["code"], execution)
             finally:
                 self._running = False

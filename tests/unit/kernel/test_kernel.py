@@ -36,6 +36,7 @@ class Kernel:
         )
         self._marks = {name: Marks(MARK.encode(), Budget()) for name in ("stdout", "stderr")}
         self.execution = 0
+        self.begun: Callable[[Kernel], object] = lambda _: None
         self._send(program(MARK, kernel))
         self.said = self._hear("stdout", lambda message: message["type"] in ("ready", "failed"))[-1]
 
@@ -81,7 +82,11 @@ class Kernel:
                         found.append(item)
                     continue
                 assert item.payload is not None
-                found.append(json.loads(item.payload))
+                message = json.loads(item.payload)
+                if message == {"type": "begin", "execution": self.execution}:
+                    self.begun(self)
+                    continue
+                found.append(message)
                 if until(found[-1]):
                     return found
 
@@ -196,6 +201,16 @@ def test_interrupts_reach_code_and_programs_and_never_the_kernel(kernel: Kernel)
     for _ in range(20):
         os.killpg(kernel.process.pid, signal.SIGINT)
     assert kernel.value("'still here'") == {"text/plain": "'still here'"}
+
+
+def test_an_interrupt_is_heard_as_soon_as_a_run_says_that_it_begins(kernel: Kernel) -> None:
+    kernel.begun = lambda own: own.process.send_signal(signal.SIGINT)
+    try:
+        for _ in range(10):
+            assert kernel.run("import time; time.sleep(60)")[-1]["status"] == "interrupted"
+    finally:
+        kernel.begun = lambda _: None
+    assert kernel.run("a = 20")[-1]["status"] == "ok"
 
 
 def test_an_interrupt_never_tears_a_message(plain: Kernel) -> None:

@@ -241,6 +241,21 @@ def test_an_interrupt_where_nothing_runs_does_nothing(place: Place) -> None:
     assert place.run(["out", "x"], context_id=context).status == "ok"
 
 
+def test_an_interrupt_that_comes_before_the_code_is_begun_is_not_lost(place: Place) -> None:
+    context = place.context()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(place.run, ["late"], ["wait"], context_id=context)
+        place.until(context, state="busy")
+        place.client.post(f"{place.url}/contexts/{context}/interrupt", json={})
+        assert running.result().status == "interrupted"
+        # Nor one that comes while the next run waits until no signal of this one can reach it.
+        for _ in range(2):
+            running = pool.submit(place.run, ["wait"], context_id=context)
+            place.until(context, state="busy")
+            place.client.post(f"{place.url}/contexts/{context}/interrupt", json={})
+            assert running.result().status == "interrupted"
+
+
 def test_what_does_not_heed_its_deadline_is_ended_though_nobody_reads(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

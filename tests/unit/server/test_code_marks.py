@@ -8,7 +8,7 @@ import pytest
 
 from mas_sandbox.server.live import code_marks
 from mas_sandbox.server.live.code_marks import Budget, Marks, Said
-from mas_sandbox.server.live.code_words import Ended, Failed, Ready, Told, understood
+from mas_sandbox.server.live.code_words import Begun, Ended, Failed, Ready, Told, understood
 
 MARK = b"\x1e" + b"0123456789abcdef" * 2
 
@@ -102,6 +102,7 @@ def test_whatever_comes_it_holds_little() -> None:
     ("payload", "meant"),
     [
         (b'{"type":"ready","kernel":"plain"}', Ready("plain")),
+        (b'{"type":"begin","execution":7}', Begun(7)),
         (b'{"type":"failed","message":"none"}', Failed("none")),
         (b'{"type":"end","execution":3,"status":"ok"}', Ended(3, "ok")),
         (b'{"type":"end","execution":3}', Ended(3, "")),

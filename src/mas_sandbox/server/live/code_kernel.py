@@ -14,7 +14,7 @@ from mas_sandbox.wire.frames import Kind
 from .abandon import abandon
 from .code_marks import Budget, Marks, Said
 from .code_program import program
-from .code_words import Ended, Failed, Ready, Told, understood
+from .code_words import Begun, Ended, Failed, Ready, Told, understood
 
 if TYPE_CHECKING:
     from mas_sandbox.runtimes.base import Sandbox
@@ -48,6 +48,7 @@ class Kernel:
         self._oom_kills = sandbox.oom_kills()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._run: Run | None = None
+        self._begun = False
         self._ended: asyncio.Future[str] | None = None
         self._status, self._awaited = "", set[str]()
         self._quiet_from = 0.0
@@ -78,7 +79,10 @@ class Kernel:
         await asyncio.sleep(max(0.0, self._quiet_from - loop.time()))
         if self.lost is not None:
             raise SandboxError(self.lost.code, self.lost.message)
-        self._run, self._ended = run, loop.create_future()
+        if run.cut is not None:
+            run.flush()
+            return "interrupted"
+        self._run, self._begun, self._ended = run, False, loop.create_future()
         self._status, self._awaited = "", {"stdout", "stderr"}
         self._oom_kills = self._sandbox.oom_kills()
         request = {"execution": run.execution, "code": run.wanted.code}
@@ -89,11 +93,14 @@ class Kernel:
             # Its input is closed a little before its end is known, which tells why.
             return await asyncio.shield(self._ended)
         finally:
-            self._run = None
+            self._run, self._begun = None, False
             run.flush()
 
     def interrupt(self) -> None:
-        """Send what is running a SIGINT, with all that it waits for."""
+        """Send what is running a SIGINT, with all that it waits for. What has not begun yet
+        would not heed it, and is sent one when it does."""
+        if not self._begun:
+            return
         self._quiet_from = asyncio.get_running_loop().time() + SETTLE_S
         self._stream.signal(_SIGINT)
 
@@ -122,8 +129,10 @@ class Kernel:
             elif self._run is not None:
                 self._run.output(pipe, item)
 
-    def _obey(self, pipe: str, said: Ready | Failed | Ended | Told) -> None:
+    def _obey(self, pipe: str, said: Ready | Failed | Begun | Ended | Told) -> None:
         match said:
+            case Begun():
+                self._note_begin(said)
             case Told():
                 if self._run is not None:
                     self._run.tell(said.kind, said.fields, said.size)
@@ -138,6 +147,13 @@ class Kernel:
                     self._lose(SandboxError(ErrorCode.NOT_FOUND, _unavailable(said.message)))
             case _:
                 assert_never(said)
+
+    def _note_begin(self, begin: Begun) -> None:
+        if self._run is None or self._begun or begin.execution != self._run.execution:
+            return
+        self._begun = True
+        if self._run.cut is not None:
+            self.interrupt()
 
     def _note_end(self, pipe: str, end: Ended) -> None:
         """It is over when both pipes have said so: then all that was written has been heard."""

@@ -35,6 +35,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """It can be interrupted."""
+
+    execution: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """`status`: ok, exception or interrupted; empty on the pipe of errors."""
 
@@ -51,7 +58,7 @@ class Told:
     size: int
 
 
-def understood(said: Said) -> Ready | Failed | Ended | Told:
+def understood(said: Said) -> Ready | Failed | Begun | Ended | Told:
     """A message as what it is; for what makes no sense, a result that says so."""
     if said.payload is not None:
         try:
@@ -61,7 +68,7 @@ def understood(said: Said) -> Ready | Failed | Ended | Told:
     return Told("result", {"data": {"text/plain": _LEFT_OUT}, "main": False}, len(_LEFT_OUT))
 
 
-def _read(payload: bytes) -> Ready | Failed | Ended | Told:
+def _read(payload: bytes) -> Ready | Failed | Begun | Ended | Told:
     message = strict_json.loads(payload, max_bytes=MAX_MESSAGE)
     match message["type"]:
         case "result":
@@ -72,6 +79,8 @@ def _read(payload: bytes) -> Ready | Failed | Ended | Told:
         case "exception":
             fields = {name: _text(message[name]) for name in ("name", "value", "traceback")}
             return Told("exception", fields, len(payload))
+        case "begin":
+            return Begun(_number(message["execution"]))
         case "end":
             status = message.get("status", "")
             if status not in ("", "ok", "exception", "interrupted"):
