@@ -79,6 +79,7 @@ async def test_a_fresh_sandbox_sees_nothing_of_another(runtime: Runtime) -> None
     assert b"canary" not in outcome.stdout
 
 
+@pytest.mark.long_in_a_machine
 async def test_many_calls_at_once_each_get_their_own_answer(sandbox: Sandbox) -> None:
     async def one(number: int) -> CallOutcome:
         return await sandbox.run(bash(f"sleep 0.0{number % 5}; echo {number}"))

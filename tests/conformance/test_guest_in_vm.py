@@ -148,6 +148,7 @@ def test_a_limit_that_cannot_hold_ends_the_machine(machine: BootedMachine) -> No
     assert "mas-toolrunner: the welcome could not be put in force" in machine.console()
 
 
+@pytest.mark.long
 def test_clones_of_one_machine_share_no_random_output(tmp_path: Path) -> None:
     image, saved = find_image(), tmp_path / "saved"
     template = BootedMachine(image, tmp_path / "template")

@@ -240,6 +240,7 @@ async def test_a_kernel_that_is_not_one_is_a_crash_at_once(
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.long
 async def test_drives_of_a_booted_machine_are_there_in_order(
     driver: QemuDriver, spec: VmSpec, base: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ async def test_where_nothing_is_served_every_connection_is_reset(sandbox: Sandbo
     assert b"ConnectionResetError" in outcome.stderr
 
 
+@pytest.mark.long_in_a_machine
 async def test_streams_that_end_in_every_way_leave_room_for_others(runtime: Runtime) -> None:
     """A table that kept one of them at either end would be full by the last of them."""
     turn = 0

@@ -134,6 +134,7 @@ VICTIMS = [
 """A word of its command line, and which of those that have it, the outermost first."""
 
 
+@pytest.mark.long_in_a_machine
 @pytest.mark.parametrize(("runtime", "word", "which"), VICTIMS)
 def test_what_a_sandbox_is_made_of_is_killed(
     watch: Watch, runtime: str, word: str, which: int
