@@ -82,7 +82,7 @@ class Kernel:
         if run.cut is not None:
             run.flush()
             return "interrupted"
-        self._run, self._begun, self._ended = run, False, loop.create_future()
+        self._run, self._ended = run, loop.create_future()
         self._status, self._awaited = "", {"stdout", "stderr"}
         self._oom_kills = self._sandbox.oom_kills()
         request = {"execution": run.execution, "code": run.wanted.code}

@@ -44,15 +44,15 @@ async def tsc_khz() -> int | None:
 def _look(read: Callable[[], int]) -> tuple[int, int]:
     """The counter, and the monotonic clock in nanoseconds: the pair that was read the closest
     together, for this process may lose its processor in between."""
-    best = None
-    for _ in range(_LOOKS):
+
+    def pair() -> tuple[int, int, int]:
         before = time.monotonic_ns()
         ticks = read()
         took = time.monotonic_ns() - before
-        if best is None or took < best[0]:
-            best = took, ticks, before + took // 2
-    assert best is not None
-    return best[1:]
+        return took, ticks, before + took // 2
+
+    _, ticks, at = min(pair() for _ in range(_LOOKS))
+    return ticks, at
 
 
 def _may_be_read() -> bool:
