@@ -197,7 +197,7 @@ def test_without_a_terminal_of_its_own_ctrl_c_is_the_programs_and_then_ours(
     running: RunningDaemon, place: Sandbox
 ) -> None:
     words = ["exec", "--tag", "stubborn", place.id, "--", "sh", "-c"]
-    script = "trap 'echo heard' INT; printf 'up\\033\\n'; while :; do sleep 1000; done"
+    script = "trap 'echo heard' INT; printf 'up\\033\\n'; while :; do sleep 0.05; done"
     with terminal(running.url, *words, script) as seen:
         seen.shows(r"up\x1b")  # which is shown, not obeyed
         seen.type("\x03")

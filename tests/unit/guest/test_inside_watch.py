@@ -155,7 +155,7 @@ def test_lost_events_are_admitted_and_watching_goes_on(host: Host, workspace: Pa
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     watch = Watch(host, recursive=True)
     process = int(watching(host).parts[2])
-    os.kill(process, signal.SIGSTOP)  # as it stands still for a reader that is slow
+    stop(process)  # as it stands still for a reader that is slow
     (workspace / "d").mkdir()
     for number in range(limit + 100):
         os.close(os.open(workspace / f"{number}", os.O_CREAT))
@@ -163,6 +163,13 @@ def test_lost_events_are_admitted_and_watching_goes_on(host: Host, workspace: Pa
     watch.until("overflow", "")
     (workspace / "d/f").write_bytes(b"")
     watch.until("created", "d/f")
+
+
+def stop(process: int) -> None:
+    """A read that is under way takes what comes, until the process is stopped."""
+    os.kill(process, signal.SIGSTOP)
+    while Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "T":
+        time.sleep(0.001)
 
 
 def watching(host: Host) -> Path:
