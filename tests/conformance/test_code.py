@@ -176,6 +176,22 @@ def test_an_interrupt_ends_the_run_and_not_the_context(context: Context, code: s
     assert context.show("kept") == "'kept'"
 
 
+def test_an_interrupt_ends_a_wait_that_did_not_hear_it(place: Place) -> None:
+    """As when it comes just before the wait begins."""
+    own = Context(place)
+    events = own.events(
+        "import signal, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # which hears it\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "print('waits'); time.sleep(60)",
+        timeout_ms=10_000,  # after which the kernel would be ended
+    )
+    assert [next(events)["type"], next(events)["type"]] == ["start", "stdout"]
+    place.post(f"{own.url}/interrupt")
+    assert list(events)[-1]["status"] == "interrupted"
+    place.client.delete(own.at())
+
+
 def test_a_deadline_interrupts(context: Context) -> None:
     ran = context.run("import time; time.sleep(60)", timeout_ms=200)
     assert (ran.status, ran.error and ran.error.code) == ("interrupted", "timeout")

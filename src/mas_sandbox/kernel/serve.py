@@ -72,11 +72,11 @@ class Turns:
         self._line = line
         self._owner = os.getpid()
         self._running = False
-        signal.signal(signal.SIGINT, self._interrupt)
+        self._listen()
 
     def take(self, request: dict[str, Any]) -> None:
         execution = request["execution"]
-        signal.signal(signal.SIGINT, self._interrupt)  # the code may have set its own
+        self._listen()  # the code may have set its own
         try:
             self._running = True
             try:
@@ -102,9 +102,17 @@ class Turns:
             self._shell.tell(error)
             return "exception"
 
+    def _listen(self) -> None:
+        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGURG, _do_nothing)  # but end a wait, to heed the other
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._running:
             self._line.interrupt()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    return
 
 
 def _leave_the_fork(status: str) -> NoReturn:

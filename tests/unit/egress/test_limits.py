@@ -142,10 +142,10 @@ async def test_a_head_that_drips_is_ended_all_the_same(monkeypatch: pytest.Monke
 
 
 async def test_a_tunnel_over_which_nothing_passes_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "IDLE_S", 0.3)
+    monkeypatch.setattr(upstream, "IDLE_S", 1.0)
     async with proxy_port(NETWORK, NAMES, SERVERS) as (port, _):
         reader, writer = await port.tunnel("a.example.org", SSH)
-        for _ in range(8):
+        for _ in range(15):
             writer.write(b"\0")
             assert await reader.read(1) == b"\0"
             await asyncio.sleep(0.1)

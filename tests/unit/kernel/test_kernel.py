@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ class Kernel:
         )
         self._marks = {name: Marks(MARK.encode(), Budget()) for name in ("stdout", "stderr")}
         self.execution = 0
-        self.begun: Callable[[Kernel], object] = lambda _: None
+        self._interrupt_at = ""
         self._send(program(MARK, kernel))
         self.said = self._hear("stdout", lambda message: message["type"] in ("ready", "failed"))[-1]
 
@@ -53,6 +52,11 @@ class Kernel:
         """What came on stdout: text, and messages; the last is the end."""
         self.begin(code)
         return self.end()
+
+    def interrupted(self, code: str, at: str) -> list[Any]:
+        """Interrupted as a terminal would, once it has said `at`: text, or a message's type."""
+        self._interrupt_at = at
+        return self.run(code)
 
     def end(self) -> list[Any]:
         told = self._hear("stdout", self._is_end)
@@ -80,15 +84,21 @@ class Kernel:
                         found[-1] += item
                     else:
                         found.append(item)
+                    self._interrupt_if(found[-1].decode())
                     continue
                 assert item.payload is not None
                 message = json.loads(item.payload)
+                self._interrupt_if(message["type"])
                 if message == {"type": "begin", "execution": self.execution}:
-                    self.begun(self)
                     continue
                 found.append(message)
                 if until(found[-1]):
                     return found
+
+    def _interrupt_if(self, said: str) -> None:
+        if said == self._interrupt_at:
+            self._interrupt_at = ""
+            os.killpg(self.process.pid, signal.SIGINT)
 
     def close(self) -> int:
         with self.process:
@@ -193,10 +203,7 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end(plain: Kernel) -> None
 
 def test_interrupts_reach_code_and_programs_and_never_the_kernel(kernel: Kernel) -> None:
     for code in ("while True: pass", "import subprocess; subprocess.run(['sleep', '60'])"):
-        kernel.begin(f"print('on')\n{code}")
-        time.sleep(0.3)
-        os.killpg(kernel.process.pid, signal.SIGINT)
-        *_, told, end = kernel.end()
+        *_, told, end = kernel.interrupted(f"print('on')\n{code}", "on\n")
         assert (told["name"], end["status"]) == ("KeyboardInterrupt", "interrupted")
     for _ in range(20):
         os.killpg(kernel.process.pid, signal.SIGINT)
@@ -204,30 +211,24 @@ def test_interrupts_reach_code_and_programs_and_never_the_kernel(kernel: Kernel)
 
 
 def test_an_interrupt_is_heard_as_soon_as_a_run_says_that_it_begins(kernel: Kernel) -> None:
-    kernel.begun = lambda own: own.process.send_signal(signal.SIGINT)
-    try:
-        for _ in range(10):
-            assert kernel.run("import time; time.sleep(60)")[-1]["status"] == "interrupted"
-    finally:
-        kernel.begun = lambda _: None
+    for _ in range(10):
+        # Python itself may miss a signal for as long as it sleeps, if it was about to.
+        told = kernel.interrupted("import time\nwhile True: time.sleep(0.1)", "begin")
+        assert told[-1]["status"] == "interrupted"
     assert kernel.run("a = 20")[-1]["status"] == "ok"
 
 
 def test_an_interrupt_never_tears_a_message(plain: Kernel) -> None:
-    plain.begin("while True: display('x' * 20_000)")
-    time.sleep(0.2)
-    plain.process.send_signal(signal.SIGINT)
-    *results, told, end = plain.end()
+    code = "while True: display('x' * 20_000)"
+    *results, told, end = plain.interrupted(code, "result")
     assert {len(each["data"]["text/plain"]) for each in results} == {20_002}
     assert (told["name"], end["status"]) == ("KeyboardInterrupt", "interrupted")
 
 
 def test_a_task_that_is_interrupted_cleans_up(plain: Kernel) -> None:
-    plain.begin("import asyncio\ntry:\n    await asyncio.sleep(60)\nfinally:\n    print('cleaned')")
-    time.sleep(0.3)
-    plain.process.send_signal(signal.SIGINT)
-    told = plain.end()
-    assert (told[0], told[-1]["status"]) == (b"cleaned\n", "interrupted")
+    waits = "import asyncio\ntry:\n    print('waits')\n    while True: await asyncio.sleep(0.1)\n"
+    told = plain.interrupted(f"{waits}finally:\n    print('cleaned')", "waits\n")
+    assert (told[0], told[-1]["status"]) == (b"waits\ncleaned\n", "interrupted")
     assert plain.value("await asyncio.sleep(0, 7)") == {"text/plain": "7"}
 
 

@@ -69,6 +69,8 @@ class CountingRuntime(Runtime):
 
 async def settle() -> None:
     await asyncio.sleep(0.05)
+    for _ in range(50):  # a busy machine may have left no time for what comes at once
+        await asyncio.sleep(0)
 
 
 async def test_a_warm_sandbox_is_given_out_once_and_replaced() -> None:

@@ -103,20 +103,23 @@ class _Zygote:
                     return 0
 
     def _take(self) -> bool:
-        """Serve one request; False where there will be none."""
+        """Serve one request; False where there will be none. Whoever has the answer may count
+        on it that nothing of the request is held any more."""
         received = request.receive(self._control)
         if received is None:
             return False
+        pidfd = None
         try:
             pid, pidfd = self._fork(Request(received))
+            said = str(pid)
         except (OSError, ValueError, KeyError, UnknownError) as error:
-            request.answer(self._control, f"the zygote could not fork: {error}")
-        else:
-            request.answer(self._control, str(pid), pidfd)
-            os.close(pidfd)
+            said = f"the zygote could not fork: {error}"
         finally:
             for descriptor in received:
                 os.close(descriptor)
+        request.answer(self._control, said, pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
         return True
 
     def _fork(self, asked: Request) -> tuple[int, int]:

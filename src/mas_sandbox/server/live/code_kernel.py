@@ -28,6 +28,8 @@ START_TIMEOUT_S = 60.0
 SETTLE_S = 0.1
 """How long a signal takes at most, from the daemon into the kernel."""
 _SIGINT = 2
+_SIGURG = 23
+"""Ignored by whoever has no use for it (signal(7)); the kernel wakes at it, and does nothing."""
 
 
 class Kernel:
@@ -101,8 +103,16 @@ class Kernel:
         would not heed it, and is sent one when it does."""
         if not self._begun:
             return
-        self._quiet_from = asyncio.get_running_loop().time() + SETTLE_S
+        loop = asyncio.get_running_loop()
+        self._quiet_from = loop.time() + SETTLE_S
         self._stream.signal(_SIGINT)
+        loop.call_later(SETTLE_S, self._wake, self._run)
+
+    def _wake(self, run: Run | None) -> None:
+        """Python that was about to wait when the signal came, or had it in another thread, heeds
+        it when the waiting is over, and any other signal ends that (PEP 475)."""
+        if run is not None and run is self._run:
+            self._stream.signal(_SIGURG)
 
     def stop(self, reason: SandboxError) -> None:
         """End it, with all that it started."""
