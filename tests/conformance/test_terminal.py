@@ -14,6 +14,7 @@ from typing import Any
 import pexpect
 import pytest
 
+from live_operations import until
 from mas_sandbox.cli.terminal import PLAIN
 from mas_sandbox.sdk import Client, Sandbox
 from running_daemon import TOKEN, RunningDaemon, daemon
@@ -170,9 +171,9 @@ def test_a_client_that_was_stopped_is_raw_again_when_it_goes_on(
         seen.shows("up\r\n")
         termios.tcsetattr(seen.child.child_fd, termios.TCSANOW, seen.settings)  # as a shell does
         os.kill(seen.child.pid, signal.SIGCONT)
+        until(seen.is_raw)
         seen.type("x\r")  # the program's terminal echoes it, then cat does
         seen.shows("x\r\nx\r\n")
-        assert seen.is_raw()
         seen.type("\x04")
         assert seen.status() == 0
 
