@@ -214,6 +214,7 @@ def test_without_credit_the_workload_waits_and_nobody_else(host: Host) -> None:
             break
         sent += client.send(bytes(65536))
         host.take_for(0)
+    host.until(lambda: len(stream.received) >= INITIAL)
     host.take_for(0.1)
     assert len(stream.received) == INITIAL < sent
     other, second = connect(host)
