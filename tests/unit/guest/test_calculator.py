@@ -80,10 +80,10 @@ def test_arithmetic_is_computed(expression: str, value: float) -> None:
     ],
 )
 def test_what_is_too_large_is_refused_before_it_is_computed(expression: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ToolFailure) as caught:
         calculate(expression)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
     assert caught.value.code == "tool_failed"
 
 

@@ -63,7 +63,7 @@ def test_a_schema_reads_no_file(tmp_path: Path) -> None:
 def test_a_pattern_matches_in_linear_time() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     spec = ToolSpec("mine", "", schema, frozenset())
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(SandboxError):
         Catalog([spec]).check(spec, {"a": "a" * 50_000 + "!"})
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

@@ -84,11 +84,11 @@ def test_escapes_and_white_space(text: str) -> None:
     ],
 )
 def test_what_is_refused(document: bytes, reason: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError) as refused:
         strict_json.loads(document)
     assert reason in str(refused.value)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_the_deepest_allowed_nesting_passes_and_brackets_in_strings_do_not_count() -> None:
@@ -111,10 +111,10 @@ def test_the_deepest_allowed_nesting_passes_and_brackets_in_strings_do_not_count
     ],
 )
 def test_hostile_documents_take_linear_time(document: bytes) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError):
         strict_json.loads(document)
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
 
 
 def test_the_byte_bound_is_the_callers() -> None:
