@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import SandboxError
 
+from .. import kept
 from ..base import ControlStatus, Probe, SandboxSpec
 from ..proof.proven import proven
 from ..toolrunner import toolrunner_archive
@@ -42,8 +42,8 @@ async def probe_gvisor(
     What was found is kept in `kept_in`, a directory that a reboot clears, under a name
     made of everything the answer depends on.
     """
-    kept = kept_in / f"probe-gvisor-{_fingerprint()}.json"
-    tools = _read_kept(kept)
+    path = kept_in / f"probe-gvisor-{_fingerprint()}.json"
+    tools = kept.read(path, _parse)
     if tools is None:
         found = find_programs()
         if isinstance(found, Probe):
@@ -52,11 +52,11 @@ async def probe_gvisor(
         if isinstance(outcome, Probe):
             return outcome, None
         tools = outcome
-        _keep(kept, tools)
+        kept.keep(path, asdict(tools))
     found_tools = tools
     controls = await proven(
         "gvisor",
-        kept.name,
+        path.name,
         claims(groups, host_paths=tools.host_paths),
         lambda spec: runtime.start_with(found_tools, spec),
         kept_in,
@@ -139,15 +139,5 @@ def _fingerprint() -> str:
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
 
 
-def _read_kept(path: Path) -> Tools | None:
-    try:
-        fields = json.loads(path.read_text())
-        return Tools(**fields | {"flags": tuple(fields["flags"])})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _keep(path: Path, tools: Tools) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(tools)))
-    temporary.replace(path)
+def _parse(fields: dict[str, Any]) -> Tools:
+    return Tools(**fields | {"flags": tuple(fields["flags"])})

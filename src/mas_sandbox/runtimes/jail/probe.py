@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import SandboxError
 
+from .. import kept
 from ..base import THROUGH_THE_DAEMON, ControlStatus, Probe, SandboxSpec
 from ..proof.proven import proven
 from ..toolrunner import toolrunner_archive
@@ -91,8 +91,8 @@ async def probe_jail(
     name made of everything the answer depends on.
     """
     fingerprint = _fingerprint(launcher)
-    kept = kept_in / f"probe-jail-{fingerprint}.json"
-    tools = _read_kept(kept)
+    path = kept_in / f"probe-jail-{fingerprint}.json"
+    tools = kept.read(path, lambda fields: Tools(**fields))
     if tools is None:
         found = find_tools()
         if isinstance(found, Probe):
@@ -101,7 +101,7 @@ async def probe_jail(
         if isinstance(built, Probe):
             return built, None
         tools = built
-        _keep(kept, tools)
+        kept.keep(path, asdict(tools))
     programs = tools
     controls = await proven(
         runtime.name,
@@ -244,19 +244,6 @@ def _fingerprint(launcher: LauncherName) -> str:
             continue
         facts += [path, str(status.st_ino), str(status.st_mtime_ns), str(status.st_size)]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
-
-
-def _read_kept(path: Path) -> Tools | None:
-    try:
-        return Tools(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _keep(path: Path, tools: Tools) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(tools)))
-    temporary.replace(path)
 
 
 def _status(process: int) -> dict[str, str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mas_sandbox.wire.controls import Control
 from mas_sandbox.wire.errors import SandboxError
 
+from .. import kept
 from ..base import THROUGH_THE_DAEMON, ControlStatus, Probe, SandboxSpec
 from ..ownership import EMULATED
 from ..shares.server import shares_status
@@ -43,12 +44,12 @@ async def probe_microvm(
     except SandboxError as error:
         return Probe(False, reason=error.message, mend="mas-sandbox image build"), None
     for driver in build_drivers(plan.config, plan.directory):
-        kept = kept_in / f"probe-{driver.name}-{fingerprint(driver, plan.config, machine)}.json"
-        found = _read_kept(kept)
+        path = kept_in / f"probe-{driver.name}-{fingerprint(driver, plan.config, machine)}.json"
+        found = kept.read(path, _parse)
         if found is None:
             found = await driver.probe(machine, place)
             if found.available:
-                _keep(kept, found)
+                kept.keep(path, asdict(found))
         if found.available:
             driver.acceleration = found.acceleration
             number = found.version.partition(" ")[0]
@@ -137,15 +138,5 @@ def fingerprint(driver: VmDriver, config: MicrovmConfig, machine: VmSpec) -> str
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
 
 
-def _read_kept(path: Path) -> VmProbe | None:
-    try:
-        fields = json.loads(path.read_text())
-        return VmProbe(**(fields | {"tried": tuple(map(tuple, fields["tried"]))}))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _keep(path: Path, found: VmProbe) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(found)))
-    temporary.replace(path)
+def _parse(fields: dict[str, Any]) -> VmProbe:
+    return VmProbe(**fields | {"tried": tuple(map(tuple, fields["tried"]))})

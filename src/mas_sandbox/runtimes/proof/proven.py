@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from mas_sandbox import __version__
 from mas_sandbox.wire.controls import Control
 
+from .. import kept
 from ..base import ControlStatus
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ async def proven(
     """
     enforced = sorted(control for control, status in claimed.items() if status.enforced)
     mechanisms = [f"{control}: {claimed[control].mechanism}" for control in enforced]
-    kept = kept_in / f"proof-{name}-{_digest([facts, *mechanisms])}.json"
-    broken = _read(kept)
+    path = kept_in / f"proof-{name}-{_digest([facts, *mechanisms])}.json"
+    broken = kept.read(path, _parse)
     if broken is None:
-        async with _only_one(kept.with_suffix(".busy")):
-            broken = _read(kept)  # another daemon may have been faster
+        async with _only_one(kept_in / f"proof-{name}.busy"):
+            broken = kept.read(path, _parse)  # another daemon may have been faster
             if broken is None:
-                broken = await _find_out(start, enforced, kept)
+                broken = await _find_out(start, enforced, path)
     return {
         control: replace(
             status, enforced=False, mend=f"the self-test of {control} failed: {broken[control]}"
@@ -59,7 +59,7 @@ async def proven(
     }
 
 
-async def _find_out(start: Start, controls: list[Control], kept: Path) -> dict[str, str]:
+async def _find_out(start: Start, controls: list[Control], path: Path) -> dict[str, str]:
     from .run import attack  # not needed where the answer is kept
 
     try:
@@ -68,15 +68,13 @@ async def _find_out(start: Start, controls: list[Control], kept: Path) -> dict[s
         return dict.fromkeys(controls, f"could not be tried: {error}")
     broken = {str(control): found.broke for control, found in verdicts.items() if found.broke}
     if all(found.final for found in verdicts.values()):
-        temporary = kept.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(broken))
-        temporary.replace(kept)
+        kept.keep(path, broken)
     return broken
 
 
 @asynccontextmanager
 async def _only_one(path: Path) -> AsyncIterator[None]:
-    """While it is held, no other daemon tests the same: they would disturb each other."""
+    """While it is held, no other daemon tests this runtime: they would disturb each other."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
@@ -89,12 +87,8 @@ async def _only_one(path: Path) -> AsyncIterator[None]:
         os.close(descriptor)
 
 
-def _read(path: Path) -> dict[str, str] | None:
+def _parse(broken: dict[str, object]) -> dict[str, str]:
     """Control -> how it was broken."""
-    try:
-        broken = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
     return {str(control): str(how) for control, how in broken.items()}
 
 
