@@ -404,7 +404,7 @@ def test_the_toolrunner_keeps_no_descriptor_of_what_has_ended(host: Host) -> Non
         host.finish(host.start_process(["absent"]))
         host.shell("sleep 0.1 &")
     ready(host)
-    assert descriptors() == before
+    eventually(lambda: descriptors() == before)
 
 
 def test_after_a_process_one_waits_and_is_the_next(host: Host) -> None:
