@@ -205,7 +205,7 @@ def test_what_a_call_left_in_its_pipes_is_sent_once_there_is_credit(host: Host) 
 
 
 def test_a_flood_ends_at_exactly_its_limit_while_another_call_answers(host: Host) -> None:
-    flood = host.start_bash("yes", output_bytes=10**9)
+    flood = host.start_bash("yes", output_bytes=50_000_000)
     host.until(lambda: len(flood.stdout) > 1_000_000)
     assert host.call("calculator", {"expression": "1+1"}).value == 2
     assert flood.result is None

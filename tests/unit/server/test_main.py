@@ -234,7 +234,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
             _until(lambda: http.status() == "draining")
             http.process.send_signal(signal.SIGTERM)
             assert b"interrupted" in _read_all(connection)
-        http.process.wait(10)
+        http.process.wait(3)
         assert verify(tmp_path / "state" / "audit.jsonl").problems == []
     finally:
         http.end()
