@@ -33,7 +33,12 @@ def keep(path: Path, found: object) -> None:
     temporary.write_text(json.dumps(found))
     temporary.replace(path)
     kind = path.name.rpartition("-")[0]
-    with suppress(OSError):  # somebody else removes them just now
-        made = sorted(path.parent.glob(f"{kind}-*.json"), key=os.path.getmtime)
-        for old in made[:-KEPT]:
+    remove_old(path.parent, f"{kind}-*.json", KEPT)
+
+
+def remove_old(directory: Path, pattern: str, count: int) -> None:
+    """All files that match but the newest `count`."""
+    with suppress(OSError):  # not ours, or somebody else removes them just now
+        made = sorted(directory.glob(pattern), key=os.path.getmtime)
+        for old in made[:-count]:
             old.unlink()

@@ -12,8 +12,9 @@ import importlib.util
 import marshal
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
+
+from .kept import remove_old
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ROOMS = ("wire", "tools", "guest")
@@ -105,10 +106,7 @@ def _write(archive: Path, sources: dict[str, bytes]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not ours, or somebody else removes them just now
-        made = sorted(archive.parent.glob("toolrunner-*.pyz"), key=os.path.getmtime)
-        for old in made[:-_KEPT]:
-            old.unlink()
+    remove_old(archive.parent, "toolrunner-*.pyz", _KEPT)
 
 
 def _bytecode(member: str, source: bytes) -> bytes:
